@@ -1,0 +1,355 @@
+//! Block I/O: a request's way from submission to completion, keyed by the
+//! request. Queue and device time are told apart, totals are exact, stacks are
+//! taken where the request is made.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_probe_read_kernel},
+    macros::{btf_tracepoint, map},
+    maps::{HashMap, PerCpuArray},
+    programs::BtfTracePointContext,
+};
+use profiler_abi::{
+    Counter, IO_BUCKETS, Identity, IoKey, IoSample, IoTotals, KIND_IO, RecordHeader, StackIds,
+};
+
+use crate::{
+    admit::admit,
+    control::{add, count, offset, session},
+    emit,
+    stack::{self, Scratch},
+    task::Task,
+};
+
+/// A request on its way.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Request {
+    identity: Identity,
+    stack: StackIds,
+    /// When it was made or queued, 0 where that was not seen.
+    queued_ns: u64,
+    /// When it was given to the device, 0 until then.
+    issued_ns: u64,
+    key: IoKey,
+    bytes: u64,
+    /// Probability in units of 2^-32 with which it was chosen, 0 where it was not.
+    probability: u64,
+}
+
+/// Requests at one time; more are counted as lost. Deep NVMe queues hold 1023
+/// per CPU, few hosts come near that on all of them.
+#[map]
+static REQUESTS: HashMap<u64, Request> = HashMap::with_max_entries(8192, 0);
+
+/// Exact totals by device and operation.
+#[map]
+static IO_TOTALS: HashMap<IoKey, IoTotals> = HashMap::with_max_entries(256, 0);
+
+/// Zeroes to begin a new entry of [`IO_TOTALS`] with, and room for a request:
+/// both are too long for the stack of a program.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct IoScratch {
+    totals: IoTotals,
+    request: Request,
+}
+
+#[map]
+static IO_SCRATCH: PerCpuArray<IoScratch> = PerCpuArray::with_max_entries(3, 0);
+
+const ALWAYS: u64 = 1 << 32;
+
+/// `REQ_OP_BITS` (include/linux/blk_types.h): the operation is in the low byte.
+const OPERATION_MASK: u32 = 0xff;
+
+/// A field of a `struct request`.
+#[inline(always)]
+fn field<T: Copy + Default>(request: u64, offset: u64) -> T {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel((request + offset) as *const T).unwrap_or_default() }
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The disk a request goes to and what it asks for. Requests without a disk
+/// (passthrough) have device 0:0.
+#[inline(always)]
+fn key_of(request: u64) -> IoKey {
+    // SAFETY: reads constants.
+    unsafe {
+        let mut disk: u64 = field(request, offset!(rq_disk_or_queue));
+        if offset!(queue_disk) != u64::MAX && disk != 0 {
+            disk = field(disk, offset!(queue_disk));
+        }
+        let (major, minor) = if disk == 0 {
+            (0, 0)
+        } else {
+            (
+                field(disk, offset!(disk_major)),
+                field(disk, offset!(disk_first_minor)),
+            )
+        };
+        IoKey {
+            major,
+            minor,
+            operation: field::<u32>(request, offset!(rq_cmd_flags)) & OPERATION_MASK,
+            pad: 0,
+        }
+    }
+}
+
+/// A request is made, queued, or, where neither was seen, issued: remembers
+/// when, by whom and from where. Returns whether it belongs to a target.
+#[inline(always)]
+fn begin(ctx: &BtfTracePointContext, request: u64, scratch: Scratch, queued: bool) {
+    let Some(session) = session() else {
+        return;
+    };
+    let task = Task::current();
+    if !admit(task) {
+        // The entry of a request that had this address before must not live on.
+        forget(request);
+        count(Counter::IoObserved);
+        count(Counter::IoFiltered);
+        return;
+    }
+    // Slots 1 and 2; completion has 0.
+    let Some(place) = IO_SCRATCH.get_ptr_mut(scratch as u32 - Scratch::IoStart as u32 + 1) else {
+        return;
+    };
+    // SAFETY: per-CPU memory of this kind of program.
+    let entry = unsafe { &mut (*place).request };
+    // SAFETY: a helper without arguments.
+    let chosen = session.io_probability >= ALWAYS
+        || u64::from(unsafe { bpf_get_prandom_u32() }) < session.io_probability;
+    entry.identity = task.identity();
+    entry.stack = if chosen {
+        stack::capture(ctx.as_ptr(), scratch, task)
+    } else {
+        StackIds::default()
+    };
+    entry.probability = if chosen {
+        session.io_probability.min(ALWAYS)
+    } else {
+        0
+    };
+    entry.queued_ns = if queued { now() } else { 0 };
+    entry.issued_ns = 0;
+    entry.bytes = 0;
+    if REQUESTS.insert(&request, &*entry, 0).is_err() {
+        count(Counter::IoObserved);
+        count(Counter::IoCounted);
+        count(Counter::IoLostTracking);
+    }
+}
+
+/// A failure means that it was not there.
+#[inline(always)]
+fn forget(request: u64) {
+    REQUESTS.remove(&request).ok();
+}
+
+/// `TP_PROTO(struct request *rq)`, Linux 6.5: the thread that submits makes a
+/// request of its bio.
+#[btf_tracepoint(function = "block_io_start")]
+pub fn block_io_start(ctx: BtfTracePointContext) -> i32 {
+    begin(&ctx, ctx.arg::<u64>(0), Scratch::IoStart, true);
+    0
+}
+
+/// The request among the arguments of `block_rq_insert` and `block_rq_issue`.
+#[inline(always)]
+fn request_argument(ctx: &BtfTracePointContext) -> u64 {
+    // SAFETY: reads a constant; the verifier drops the branch not taken.
+    if unsafe { offset!(rq_argument) } == 1 {
+        ctx.arg::<u64>(1)
+    } else {
+        ctx.arg::<u64>(0)
+    }
+}
+
+/// `TP_PROTO(struct request *rq)`: goes to the I/O scheduler. The first that is
+/// seen of a request before Linux 6.5.
+#[btf_tracepoint(function = "block_rq_insert")]
+pub fn block_rq_insert(ctx: BtfTracePointContext) -> i32 {
+    begin(&ctx, request_argument(&ctx), Scratch::IoStart, true);
+    0
+}
+
+/// `TP_PROTO(struct request *rq)`: goes to the device.
+#[btf_tracepoint(function = "block_rq_issue")]
+pub fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
+    if session().is_none() {
+        return 0;
+    }
+    let request = request_argument(&ctx);
+    if !is_open(request) {
+        // A flush, or a request that bypassed the scheduler.
+        begin(&ctx, request, Scratch::IoIssue, false);
+    }
+    if let Some(entry) = REQUESTS.get_ptr_mut(&request) {
+        // SAFETY: map memory; a request is issued by one CPU at a time.
+        let entry = unsafe { &mut *entry };
+        entry.issued_ns = now();
+        entry.key = key_of(request);
+        // SAFETY: reads a constant.
+        entry.bytes = u64::from(field::<u32>(request, unsafe { offset!(rq_data_len) }));
+    }
+    0
+}
+
+/// Whether the request is remembered and has not been issued: an entry that
+/// was issued belongs to an earlier request at the same address, or is issued
+/// again, which begins its device time anew.
+#[inline(always)]
+fn is_open(request: u64) -> bool {
+    REQUESTS.get_ptr(&request).is_some()
+}
+
+/// `TP_PROTO(struct request *rq, blk_status_t error, unsigned int nr_bytes)`
+#[btf_tracepoint(function = "block_rq_complete")]
+pub fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
+    let Some(_session) = session() else {
+        return 0;
+    };
+    let request = ctx.arg::<u64>(0);
+    let Some(entry) = REQUESTS.get_ptr(&request) else {
+        return 0;
+    };
+    let completed = ctx.arg::<u64>(2) & 0xffff_ffff;
+    // SAFETY: reads a constant.
+    let left = u64::from(field::<u32>(request, unsafe { offset!(rq_data_len) }));
+    if completed < left {
+        // A part; the rest follows.
+        return 0;
+    }
+    // SAFETY: map memory; the request is not touched elsewhere once complete.
+    let entry = unsafe { &*entry };
+    if entry.issued_ns != 0 {
+        let failed = ctx.arg::<u64>(1) & 0xff != 0;
+        finish(entry, failed);
+    }
+    forget(request);
+    0
+}
+
+/// Accounts and, where chosen, emits a completed request.
+#[inline(always)]
+fn finish(entry: &Request, failed: bool) {
+    let now = now();
+    let device_ns = now.saturating_sub(entry.issued_ns);
+    let queue_ns = if entry.queued_ns == 0 {
+        0
+    } else {
+        entry.issued_ns.saturating_sub(entry.queued_ns)
+    };
+    count(Counter::IoObserved);
+    add(Counter::IoExactNs, device_ns);
+    account(entry, queue_ns, device_ns, failed);
+    if entry.probability == 0 {
+        count(Counter::IoUnsampled);
+        return;
+    }
+    count(Counter::IoCounted);
+    let sample = IoSample {
+        header: RecordHeader {
+            kind: KIND_IO,
+            size: size_of::<IoSample>() as u32,
+        },
+        time_ns: now,
+        identity: entry.identity,
+        stack: entry.stack,
+        key: entry.key,
+        bytes: entry.bytes,
+        queue_ns,
+        device_ns,
+        probability: entry.probability,
+    };
+    emit::sample(&sample, Counter::IoLostRing);
+}
+
+/// Adds to a counter that other CPUs add to as well.
+#[inline(always)]
+fn add_shared(counter: *mut u64, n: u64) {
+    // SAFETY: the callers' pointers are into map memory. AtomicU64 does not
+    // exist for this target; the intrinsic compiles to an atomic add.
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
+            counter, n,
+        );
+    }
+}
+
+#[inline(always)]
+fn account(entry: &Request, queue_ns: u64, device_ns: u64, failed: bool) {
+    let key = entry.key;
+    let totals = match IO_TOTALS.get_ptr_mut(&key) {
+        Some(totals) => totals,
+        None => {
+            let Some(zeroes) = IO_SCRATCH.get_ptr(0) else {
+                return;
+            };
+            // SAFETY: per-CPU memory that nobody writes to: zero from the start.
+            // A failure means that another CPU was faster, or that there is no
+            // room, which the look-up tells.
+            IO_TOTALS.insert(&key, unsafe { &(*zeroes).totals }, 1).ok();
+            let Some(totals) = IO_TOTALS.get_ptr_mut(&key) else {
+                count(Counter::IoLostTotals);
+                return;
+            };
+            totals
+        }
+    };
+    // SAFETY: map memory, indices below IO_BUCKETS.
+    unsafe {
+        add_shared(&raw mut (*totals).count, 1);
+        add_shared(&raw mut (*totals).bytes, entry.bytes);
+        if failed {
+            add_shared(&raw mut (*totals).errors, 1);
+        }
+        add_shared(&raw mut (*totals).queue_ns, queue_ns);
+        add_shared(&raw mut (*totals).device_ns, device_ns);
+        add_shared(&raw mut (*totals).queue[bucket(queue_ns)], 1);
+        add_shared(&raw mut (*totals).device[bucket(device_ns)], 1);
+    }
+}
+
+/// floor(log2(ns)), at most the last bucket. By halves, because the target has
+/// no instruction to count leading zeroes and a loop costs the verifier more.
+#[inline(always)]
+fn bucket(mut ns: u64) -> usize {
+    let mut log = 0usize;
+    if ns >> 32 != 0 {
+        ns >>= 32;
+        log += 32;
+    }
+    if ns >> 16 != 0 {
+        ns >>= 16;
+        log += 16;
+    }
+    if ns >> 8 != 0 {
+        ns >>= 8;
+        log += 8;
+    }
+    if ns >> 4 != 0 {
+        ns >>= 4;
+        log += 4;
+    }
+    if ns >> 2 != 0 {
+        ns >>= 2;
+        log += 2;
+    }
+    if ns >> 1 != 0 {
+        log += 1;
+    }
+    if log >= IO_BUCKETS {
+        IO_BUCKETS - 1
+    } else {
+        log
+    }
+}

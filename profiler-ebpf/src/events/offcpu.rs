@@ -1,0 +1,538 @@
+//! Off-CPU waits. `sched_switch` counts every wait of every target exactly and
+//! chooses some of them in proportion to their length; a second program, run
+//! where the chosen thread resumes, takes its stack, which is still the one it
+//! slept with.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::task_struct,
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns},
+    macros::{btf_tracepoint, fentry, kprobe, map},
+    maps::PerCpuArray,
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext},
+};
+use profiler_abi::{
+    Control, Counter, Identity, KIND_OFFCPU, OffcpuSample, RecordHeader, StackIds, stack_end,
+};
+
+use crate::{
+    admit::admit,
+    control::{add, count, offset, session},
+    emit,
+    stack::{self, Scratch},
+    task::Task,
+    thread_state::{self, BLOCKED, EXITED, NEW, RUNNABLE, RUNNING, ThreadState},
+};
+
+/// A wait that was chosen and whose thread is about to resume on this CPU.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Chosen {
+    /// 0: none.
+    tid: u64,
+    phase: u64,
+    ended_ns: u64,
+    duration_ns: u64,
+    weight_ns: u64,
+    run_delay_at_leave_ns: u64,
+}
+
+#[map]
+static CHOSEN: PerCpuArray<Chosen> = PerCpuArray::with_max_entries(1, 0);
+
+/// Units of a probability.
+const ALWAYS: u64 = 1 << 32;
+
+/// Least probability of a wait whose stack is taken at switch-out: bounds the
+/// weight that a sudden long wait gets.
+const LEAST_PROBABILITY: u64 = ALWAYS / 64;
+
+/// `TP_PROTO(bool preempt, struct task_struct *prev, struct task_struct *next, ...)`
+#[btf_tracepoint(function = "sched_switch")]
+pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
+    let Some(session) = session() else {
+        return 0;
+    };
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let preempted = ctx.arg::<u64>(0) & 0xff != 0;
+    let prev = Task::from_argument(ctx.arg::<*const task_struct>(1));
+    let next = Task::from_argument(ctx.arg::<*const task_struct>(2));
+    leave(&ctx, prev, preempted, now, session);
+    enter(next, now, session);
+    0
+}
+
+/// `prev` leaves the CPU: closes its time on it.
+#[inline(always)]
+fn leave(ctx: &BtfTracePointContext, prev: Task, preempted: bool, now: u64, session: &Control) {
+    if prev.tid() == 0 || !admit(prev) {
+        return;
+    }
+    let Some(state) = thread_state::get_or_create(prev) else {
+        // The wait that begins is counted as lost when it ends.
+        return;
+    };
+    if state.phase == EXITED {
+        thread_state::forget(prev);
+        return;
+    }
+    if state.phase == NEW {
+        state.since_ns = begin(prev, session);
+        state.run_delay_at_leave_ns = prev.run_delay_ns();
+    }
+    settle(prev, state);
+    state.on_cpu_ns += now.saturating_sub(state.since_ns);
+    state.run_delay_at_leave_ns = prev.run_delay_ns();
+    state.since_ns = now;
+    state.phase = if preempted || prev.state() == 0 {
+        RUNNABLE
+    } else {
+        BLOCKED
+    };
+    // SAFETY: reads a constant.
+    if unsafe { offset!(sample_at_switch_out) } == 1 {
+        choose_at_leave(ctx.as_ptr(), prev, state, session);
+    }
+}
+
+/// When the session or the thread began, whichever is later.
+#[inline(always)]
+fn begin(task: Task, session: &Control) -> u64 {
+    session.session_start_ns.max(task.start_monotonic_ns())
+}
+
+/// Divides the last blocked wait: its end, in which the thread was runnable, is
+/// what the kernel has added to the run delay since.
+#[inline(always)]
+fn settle(task: Task, state: &mut ThreadState) {
+    if state.unsettled_ns != 0 {
+        let runnable = runnable_part(task, state.run_delay_at_leave_ns, state.unsettled_ns);
+        state.runnable_ns += runnable;
+        state.blocked_ns += state.unsettled_ns - runnable;
+        state.unsettled_ns = 0;
+    }
+}
+
+#[inline(always)]
+fn runnable_part(task: Task, run_delay_before_ns: u64, wait_ns: u64) -> u64 {
+    task.run_delay_ns()
+        .saturating_sub(run_delay_before_ns)
+        .min(wait_ns)
+}
+
+/// `next` gets the CPU: closes its wait.
+#[inline(always)]
+fn enter(next: Task, now: u64, session: &Control) {
+    if next.tid() == 0 {
+        return;
+    }
+    count(Counter::OffcpuObserved);
+    if !admit(next) {
+        count(Counter::OffcpuFiltered);
+        return;
+    }
+    let Some(state) = thread_state::get_or_create(next) else {
+        lose_wait();
+        return;
+    };
+    let mut newborn = false;
+    if state.phase == NEW {
+        state.since_ns = begin(next, session);
+        state.run_delay_at_leave_ns = next.run_delay_ns();
+        newborn = state.since_ns != session.session_start_ns;
+        state.phase = if newborn { RUNNABLE } else { BLOCKED };
+    }
+    let phase = state.phase;
+    if phase != BLOCKED && phase != RUNNABLE {
+        // It was never seen leaving.
+        state.since_ns = now;
+        state.phase = RUNNING;
+        lose_wait();
+        return;
+    }
+    let duration = now.saturating_sub(state.since_ns);
+    if phase == BLOCKED {
+        state.blocked_count += 1;
+        state.unsettled_ns = duration;
+    } else {
+        state.runnable_count += 1;
+        state.runnable_ns += duration;
+    }
+    state.since_ns = now;
+    state.phase = RUNNING;
+    add(Counter::OffcpuExactNs, duration);
+    // SAFETY: reads a constant.
+    if unsafe { offset!(sample_at_switch_out) } == 1 {
+        emit_chosen_at_leave(next, state, phase, now, duration);
+        return;
+    }
+    let Some(weight_ns) = choose(duration, session.offcpu_threshold_ns) else {
+        count(Counter::OffcpuUnsampled);
+        return;
+    };
+    count(Counter::OffcpuCounted);
+    let chosen = Chosen {
+        tid: u64::from(next.tid()),
+        phase,
+        ended_ns: now,
+        duration_ns: duration,
+        weight_ns,
+        run_delay_at_leave_ns: state.run_delay_at_leave_ns,
+    };
+    if newborn {
+        // Waited for its first CPU; it has no stack yet.
+        emit_wait(next, &chosen, duration, no_stack());
+        return;
+    }
+    if let Some(slot) = CHOSEN.get_ptr_mut(0) {
+        // SAFETY: per-CPU memory; interrupts are off in the scheduler.
+        unsafe { *slot = chosen };
+    }
+}
+
+/// A wait whose length is not known, for want of room for the thread's state.
+#[inline(always)]
+fn lose_wait() {
+    count(Counter::OffcpuCounted);
+    count(Counter::OffcpuLostTracking);
+}
+
+/// Samples in proportion to duration: a wait of `d` with probability
+/// `min(1, d / threshold)`. Returns its weight where it is chosen.
+#[inline(always)]
+fn choose(duration_ns: u64, threshold_ns: u64) -> Option<u64> {
+    if duration_ns >= threshold_ns {
+        return Some(duration_ns);
+    }
+    // SAFETY: a helper without arguments. The threshold is below 2^32.
+    let random = u64::from(unsafe { bpf_get_prandom_u32() });
+    ((random * threshold_ns) >> 32 < duration_ns).then_some(threshold_ns)
+}
+
+fn no_stack() -> StackIds {
+    StackIds {
+        user_end: stack_end::NONE,
+        kernel_end: stack_end::NONE,
+        ..StackIds::default()
+    }
+}
+
+#[inline(always)]
+fn emit_wait(task: Task, wait: &Chosen, runnable_ns: u64, stack: StackIds) {
+    emit_sample(
+        task.identity(),
+        wait.ended_ns,
+        stack,
+        wait.duration_ns,
+        runnable_ns,
+        wait.weight_ns,
+    );
+}
+
+#[inline(always)]
+fn emit_sample(
+    identity: Identity,
+    time_ns: u64,
+    stack: StackIds,
+    duration_ns: u64,
+    runnable_ns: u64,
+    weight_ns: u64,
+) {
+    let sample = OffcpuSample {
+        header: RecordHeader {
+            kind: KIND_OFFCPU,
+            size: size_of::<OffcpuSample>() as u32,
+        },
+        time_ns,
+        identity,
+        stack,
+        duration_ns,
+        runnable_ns,
+        weight_ns,
+    };
+    emit::sample(&sample, Counter::OffcpuLostRing);
+}
+
+/// Runs in the resumed thread, on its own stack.
+#[inline(always)]
+fn resume(ctx: *mut c_void) {
+    let Some(slot) = CHOSEN.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: per-CPU memory, written by `enter` on this CPU just before.
+    let chosen = unsafe { &mut *slot };
+    if chosen.tid == 0 {
+        return;
+    }
+    let task = Task::current();
+    if u64::from(task.tid()) != chosen.tid {
+        return;
+    }
+    let runnable_ns = if chosen.phase == RUNNABLE {
+        chosen.duration_ns
+    } else {
+        runnable_part(task, chosen.run_delay_at_leave_ns, chosen.duration_ns)
+    };
+    let stack = stack::capture(ctx, Scratch::Offcpu, task);
+    emit_wait(task, chosen, runnable_ns, stack);
+    chosen.tid = 0;
+}
+
+/// `TP_PROTO(bool is_switch)`, Linux 6.16: the end of `__schedule`.
+#[btf_tracepoint(function = "sched_exit_tp")]
+pub fn offcpu_resume_tp(ctx: BtfTracePointContext) -> i32 {
+    resume(ctx.as_ptr());
+    0
+}
+
+/// `finish_task_switch(struct task_struct *prev)`, which the resumed thread calls.
+#[fentry(function = "finish_task_switch")]
+pub fn offcpu_resume_fentry(ctx: FEntryContext) -> i32 {
+    resume(ctx.as_ptr());
+    0
+}
+
+/// The same by kprobe.
+#[kprobe]
+pub fn offcpu_resume_kprobe(ctx: ProbeContext) -> u32 {
+    resume(ctx.as_ptr());
+    0
+}
+
+/// Where nothing runs at the resume: takes the stack of the wait that begins,
+/// with a probability that the thread's earlier waits suggest.
+#[inline(always)]
+fn choose_at_leave(ctx: *mut c_void, prev: Task, state: &mut ThreadState, session: &Control) {
+    let probability =
+        if state.mean_wait_ns == 0 || state.mean_wait_ns >= session.offcpu_threshold_ns {
+            ALWAYS
+        } else {
+            ((state.mean_wait_ns << 32) / session.offcpu_threshold_ns.max(1)).max(LEAST_PROBABILITY)
+        };
+    // SAFETY: a helper without arguments.
+    state.probability = if u64::from(unsafe { bpf_get_prandom_u32() }) < probability {
+        state.stack = stack::capture(ctx, Scratch::Offcpu, prev);
+        probability
+    } else {
+        0
+    };
+}
+
+/// The end of a wait whose stack was, or was not, taken when it began. Its
+/// runnable end cannot be told yet: a blocked wait counts as blocked whole.
+#[inline(always)]
+fn emit_chosen_at_leave(next: Task, state: &mut ThreadState, phase: u64, now: u64, duration: u64) {
+    let probability = state.probability;
+    state.probability = 0;
+    state.mean_wait_ns = if state.mean_wait_ns == 0 {
+        duration.max(1)
+    } else {
+        (state.mean_wait_ns * 7 + duration) / 8
+    };
+    if probability == 0 {
+        count(Counter::OffcpuUnsampled);
+        return;
+    }
+    count(Counter::OffcpuCounted);
+    // In units of 2^-10, so that 2^54 ns (half a year) does not overflow.
+    let weight_ns = (duration << 10) / (probability >> 22).max(1);
+    let runnable_ns = if phase == RUNNABLE { duration } else { 0 };
+    emit_sample(
+        next.identity(),
+        now,
+        state.stack,
+        duration,
+        runnable_ns,
+        weight_ns,
+    );
+}
+
+mod account {
+    //! The exact times of a thread: when it exits, and for all at the end.
+
+    use aya_ebpf::{
+        bindings::{seq_file, task_struct},
+        helpers::{bpf_get_task_stack, bpf_ktime_get_ns, bpf_seq_write},
+        macros::{btf_tracepoint, map},
+        maps::PerCpuArray,
+        programs::BtfTracePointContext,
+    };
+    use profiler_abi::{
+        Control, Counter, KIND_ACCOUNT, MAX_FRAMES, RecordHeader, ThreadAccount, stack_end,
+    };
+
+    use super::{begin, settle};
+    use crate::{
+        admit::admit,
+        control::{self, session},
+        emit,
+        task::Task,
+        thread_state::{self, BLOCKED, EXITED, NEW, RUNNING},
+        unwind::Walk,
+    };
+
+    #[map]
+    static ACCOUNT_SCRATCH: PerCpuArray<[u64; MAX_FRAMES]> = PerCpuArray::with_max_entries(1, 0);
+
+    /// Runs in the thread that exits.
+    #[btf_tracepoint(function = "sched_process_exit")]
+    pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+        let Some(session) = session() else {
+            return 0;
+        };
+        let task = Task::from_argument(ctx.arg::<*const task_struct>(0));
+        if !admit(task) {
+            return 0;
+        }
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        let Some(state) = thread_state::get_or_create(task) else {
+            control::count(Counter::OffcpuLostAccount);
+            return 0;
+        };
+        if state.phase == NEW {
+            state.since_ns = begin(task, session);
+            state.run_delay_at_leave_ns = task.run_delay_ns();
+        }
+        settle(task, state);
+        state.on_cpu_ns += now.saturating_sub(state.since_ns);
+        let mut account = fill(task, now, session);
+        account.on_cpu_ns = state.on_cpu_ns;
+        account.runnable_ns = state.runnable_ns;
+        account.blocked_ns = state.blocked_ns;
+        account.blocked_count = state.blocked_count;
+        account.runnable_count = state.runnable_count;
+        account.has_run = 1;
+        state.phase = EXITED;
+        emit::sample(&account, Counter::OffcpuLostAccount);
+        0
+    }
+
+    /// An account with nothing in it yet.
+    #[inline(always)]
+    fn fill(task: Task, now: u64, session: &Control) -> ThreadAccount {
+        ThreadAccount {
+            header: RecordHeader {
+                kind: KIND_ACCOUNT,
+                size: size_of::<ThreadAccount>() as u32,
+            },
+            time_ns: now,
+            identity: task.identity(),
+            on_cpu_ns: 0,
+            runnable_ns: 0,
+            blocked_ns: 0,
+            blocked_count: 0,
+            runnable_count: 0,
+            wall_ns: now.saturating_sub(begin(task, session)),
+            unfinished_ns: 0,
+            unfinished_runnable: 0,
+            has_run: 0,
+            kernel_frames: 0,
+            kernel_end: u32::from(stack_end::NONE),
+        }
+    }
+
+    /// `struct bpf_iter_meta` and `struct bpf_iter__task` (include/linux/bpf.h).
+    #[repr(C)]
+    pub struct IterMeta {
+        seq: *mut seq_file,
+        session_id: u64,
+        seq_num: u64,
+    }
+
+    /// Context of a task iterator.
+    #[repr(C)]
+    pub struct IterTask {
+        meta: *mut IterMeta,
+        task: *const task_struct,
+    }
+
+    /// Writes the account of every target, once the session is over: programs
+    /// are disabled, so nothing changes any more. aya-ebpf has no macro for
+    /// iterators.
+    ///
+    /// # Safety
+    /// Called by the kernel, with its context.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "iter/task")]
+    pub unsafe extern "C" fn thread_accounts(ctx: *mut IterTask) -> i32 {
+        // SAFETY: the verifier knows the context.
+        let (seq, pointer) = unsafe { ((*(*ctx).meta).seq, (*ctx).task) };
+        if pointer.is_null() {
+            return 0;
+        }
+        let task = Task::from_argument(pointer);
+        let Some(session) = control::ended_session() else {
+            return 0;
+        };
+        if !admit(task) {
+            return 0;
+        }
+        let now = session.session_end_ns;
+        let mut account = fill(task, now, session);
+        let mut phase = if task.is_on_cpu() { RUNNING } else { BLOCKED };
+        let mut since_ns = begin(task, session);
+        if let Some(state) = thread_state::get(task) {
+            if state.phase == EXITED {
+                return 0;
+            }
+            if state.phase != NEW {
+                settle(task, state);
+                phase = state.phase;
+                since_ns = state.since_ns;
+            }
+            account.on_cpu_ns = state.on_cpu_ns;
+            account.runnable_ns = state.runnable_ns;
+            account.blocked_ns = state.blocked_ns;
+            account.blocked_count = state.blocked_count;
+            account.runnable_count = state.runnable_count;
+            account.has_run = u32::from(state.on_cpu_ns != 0);
+        }
+        let open_ns = now.saturating_sub(since_ns);
+        if phase == RUNNING {
+            account.on_cpu_ns += open_ns;
+            account.has_run = 1;
+        } else {
+            account.unfinished_ns = open_ns;
+            account.unfinished_runnable = u32::from(phase != BLOCKED || task.state() == 0);
+        }
+        write(seq, task, &mut account);
+        0
+    }
+
+    /// Writes the account and, for a thread that waits, its kernel stack. Where
+    /// the buffer is full the kernel calls again with an empty one.
+    #[inline(always)]
+    fn write(seq: *mut seq_file, task: Task, account: &mut ThreadAccount) {
+        let Some(frames) = ACCOUNT_SCRATCH.get_ptr_mut(0) else {
+            return;
+        };
+        let mut bytes = 0;
+        if account.unfinished_ns != 0 {
+            // SAFETY: `frames` is as long as said.
+            let walked = unsafe {
+                bpf_get_task_stack(task.as_ptr(), frames.cast(), (MAX_FRAMES * 8) as u32, 0)
+            };
+            let walk = Walk::from_bytes(walked, stack_end::WHOLE);
+            account.kernel_frames = walk.len as u32;
+            account.kernel_end = u32::from(walk.end);
+            bytes = walk.len * 8;
+            account.header.size += bytes as u32;
+        }
+        // SAFETY: both sources are valid for the sizes given. A full buffer is
+        // the kernel's to handle: it remembers the overflow in `seq`.
+        unsafe {
+            bpf_seq_write(
+                seq,
+                core::ptr::from_mut(account).cast(),
+                size_of::<ThreadAccount>() as u32,
+            );
+            if bytes > 0 && bytes <= MAX_FRAMES * 8 {
+                bpf_seq_write(seq, frames.cast(), bytes as u32);
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Taking both parts of the current task's stack. A stack travels once, then
+//! as its hash.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, PerCpuArray},
+};
+use profiler_abi::{
+    Counter, KIND_STACK, MAX_FRAMES, RecordHeader, STACK_RECORD_HEADER, StackIds, StackRecord,
+    stack_end,
+};
+
+use crate::{
+    control::count,
+    emit,
+    task::Task,
+    unwind::{self, Walk},
+};
+
+/// Where a stack is put together: one place per kind of program, because one
+/// kind can interrupt another on the same CPU.
+#[repr(u32)]
+#[derive(Clone, Copy)]
+pub(crate) enum Scratch {
+    Cpu = 1,
+    Offcpu = 2,
+    IoStart = 3,
+    IoIssue = 4,
+}
+
+#[map]
+static STACK_SCRATCH: PerCpuArray<StackRecord> = PerCpuArray::with_max_entries(5, 0);
+
+/// Slots of [`SENT`]. 2^15 stacks are more than a host shows in a capture, and
+/// a slot that two stacks share only costs sending them again.
+const SENT_SLOTS: u32 = 1 << 15;
+
+/// The last stack sent in each slot. It is written after the stack is in the
+/// ring buffer, so whoever finds it there comes after it in the ring buffer.
+#[map]
+static SENT: Array<u64> = Array::with_max_entries(SENT_SLOTS, 0);
+
+/// Takes the current task's stack and sends the parts not sent before.
+#[inline(always)]
+pub(crate) fn capture(ctx: *mut c_void, scratch: Scratch, task: Task) -> StackIds {
+    let mut ids = StackIds::default();
+    let Some(record) = STACK_SCRATCH.get_ptr_mut(scratch as u32) else {
+        return ids;
+    };
+    // SAFETY: per-CPU memory that only this kind of program uses.
+    let frames = unsafe { &raw mut (*record).frames };
+    if task.is_kernel_thread() {
+        ids.user_end = stack_end::NONE;
+    } else {
+        (ids.user, ids.user_end) = send(record, unwind::user(ctx, frames));
+    }
+    (ids.kernel, ids.kernel_end) = send(record, unwind::kernel(ctx, frames));
+    ids
+}
+
+/// Sends the walked stack in `record` unless it was sent before. Returns its
+/// id, 0 where there is none, and how it ended.
+#[inline(always)]
+fn send(record: *mut StackRecord, walk: Walk) -> (u64, u8) {
+    if walk.len == 0 {
+        return (0, walk.end);
+    }
+    // SAFETY: `record` is this program's own.
+    let id = unsafe { hash(&raw const (*record).frames, walk.len) };
+    let slot = SENT.get_ptr_mut(id as u32 & (SENT_SLOTS - 1));
+    // SAFETY: aligned map memory; the only race is two CPUs sending a stack twice.
+    if slot.is_some_and(|slot| unsafe { slot.read_volatile() } == id) {
+        return (id, walk.end);
+    }
+    let size = STACK_RECORD_HEADER + walk.len * 8;
+    // SAFETY: as above.
+    unsafe {
+        (*record).header = RecordHeader {
+            kind: KIND_STACK,
+            size: size as u32,
+        };
+        (*record).id = id;
+        (*record).len = walk.len as u32;
+        (*record).pad = 0;
+    }
+    if !emit::stack(record, size) {
+        count(Counter::StackLost);
+        return (0, stack_end::LOST);
+    }
+    if let Some(slot) = slot {
+        // SAFETY: as above.
+        unsafe { slot.write_volatile(id) };
+    }
+    (id, walk.end)
+}
+
+/// A multiply-xorshift hash over the addresses; 2^64 ids make a collision among
+/// a million stacks less likely than one in 10^7.
+#[inline(always)]
+unsafe fn hash(frames: *const [u64; MAX_FRAMES], len: usize) -> u64 {
+    let mut hash = 0x9e37_79b9_7f4a_7c15_u64 ^ len as u64;
+    for i in 0..MAX_FRAMES {
+        if i >= len {
+            break;
+        }
+        // SAFETY: i < MAX_FRAMES.
+        hash = (hash ^ unsafe { (*frames)[i] }).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash ^= hash >> 32;
+    }
+    if hash == 0 { 1 } else { hash }
+}

@@ -1,0 +1,245 @@
+//! What a capture says about itself: the host, the window, what could be measured and how.
+
+use std::collections::BTreeMap;
+
+use crate::assembler::ModelError;
+use crate::capture_spec::CaptureSpec;
+use crate::event::Event;
+use crate::pb;
+use crate::wire_enum::wire_enum;
+
+/// What a capture says about itself.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Facts {
+    /// Name of the host.
+    pub host: String,
+    /// Release of its kernel.
+    pub kernel: String,
+    /// Its architecture, as `uname -m` prints it.
+    pub architecture: String,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// CPUs online at the start.
+    pub online_cpus: u32,
+    /// Start of the window, UTC nanoseconds since the epoch.
+    pub start_ns: u64,
+    /// End of the window, UTC nanoseconds since the epoch.
+    pub end_ns: u64,
+    /// What was asked for.
+    pub spec: CaptureSpec,
+    /// What became of each event asked for, sorted by event.
+    pub events: Vec<EventFacts>,
+    /// What the profiler itself cost.
+    pub own_cost: OwnCost,
+    /// Why the capture ended.
+    pub end_reason: EndReason,
+    /// Sentences for the reader: what limits this capture.
+    pub warnings: Vec<String>,
+    /// Memory of the host, bytes.
+    pub memory_bytes: u64,
+    /// What became of the command that was profiled.
+    pub command: Option<CommandResult>,
+}
+
+impl Facts {
+    /// What became of one event; none where it was not asked for.
+    pub fn event(&self, event: Event) -> Option<&EventFacts> {
+        self.events.iter().find(|one| one.event == event)
+    }
+}
+
+/// How one event was measured, or why it was not.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EventFacts {
+    /// The event.
+    pub event: Event,
+    /// Whether it was measured.
+    pub available: bool,
+    /// Rung of the ladder in use (`perf cycles`, `sched_exit_tp`, ...).
+    pub mechanism: String,
+    /// Where it was not measured: what failed on what, and what to do.
+    pub reason: String,
+    /// Sampling parameters by name, all finite.
+    pub parameters: BTreeMap<String, f64>,
+}
+
+/// What the profiler itself cost during the capture.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OwnCost {
+    /// CPU time of the agent, nanoseconds.
+    pub agent_cpu_ns: u64,
+    /// Resident memory of the agent, bytes.
+    pub agent_rss_bytes: u64,
+    /// Memory of its BPF maps, bytes.
+    pub bpf_map_bytes: u64,
+    /// Time in its BPF programs, nanoseconds; 0 unless the kernel's `bpf_stats` are on.
+    pub bpf_run_ns: u64,
+    /// Runs of its BPF programs; 0 unless the kernel's `bpf_stats` are on.
+    pub bpf_runs: u64,
+}
+
+wire_enum! {
+    /// Why a capture ended. Later ones are further from the plan.
+    EndReason {
+        /// The time was over.
+        Duration => "time over",
+        /// Every target process has exited.
+        TargetExited => "target exited",
+        /// The client asked for an early end.
+        Stopped => "stopped early",
+        /// The agent was told to shut down.
+        Shutdown => "agent shut down",
+    }
+}
+
+/// What became of the command that was profiled.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CommandResult {
+    /// The command and its arguments.
+    pub argv: Vec<String>,
+    /// As a shell reports it: the exit code, or 128 + signal.
+    pub exit_code: i32,
+}
+
+impl From<&Facts> for pb::Facts {
+    fn from(facts: &Facts) -> Self {
+        Self {
+            host: facts.host.clone(),
+            kernel: facts.kernel.clone(),
+            architecture: facts.architecture.clone(),
+            agent_version: facts.agent_version.clone(),
+            online_cpus: facts.online_cpus,
+            start_ns: facts.start_ns,
+            end_ns: facts.end_ns,
+            spec: Some((&facts.spec).into()),
+            events: facts.events.iter().map(Into::into).collect(),
+            own_cost: Some(facts.own_cost.into()),
+            end_reason: facts.end_reason.to_wire(),
+            warnings: facts.warnings.clone(),
+            memory_bytes: facts.memory_bytes,
+            command: facts.command.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<pb::Facts> for Facts {
+    type Error = ModelError;
+
+    /// Leaves out events that this version does not know.
+    fn try_from(message: pb::Facts) -> Result<Self, ModelError> {
+        let mut spec = message.spec.ok_or(ModelError::Missing("the spec"))?;
+        spec.events.retain(|&event| Event::from_wire(event).is_ok());
+        let mut events = Vec::new();
+        for event in message.events {
+            if Event::from_wire(event.event).is_ok() {
+                events.push(EventFacts::try_from(event)?);
+            }
+        }
+        events.sort_by_key(|event| event.event);
+        if let Some(pair) = events
+            .windows(2)
+            .find(|pair| pair[0].event == pair[1].event)
+        {
+            return Err(ModelError::EventTwice(pair[0].event));
+        }
+        Ok(Self {
+            host: message.host,
+            kernel: message.kernel,
+            architecture: message.architecture,
+            agent_version: message.agent_version,
+            online_cpus: message.online_cpus,
+            start_ns: message.start_ns,
+            end_ns: message.end_ns,
+            spec: spec.try_into()?,
+            events,
+            own_cost: message.own_cost.unwrap_or_default().into(),
+            end_reason: EndReason::from_wire(message.end_reason),
+            warnings: message.warnings,
+            memory_bytes: message.memory_bytes,
+            command: message.command.map(Into::into),
+        })
+    }
+}
+
+impl From<&EventFacts> for pb::EventFacts {
+    fn from(facts: &EventFacts) -> Self {
+        Self {
+            event: facts.event.to_wire(),
+            available: facts.available,
+            mechanism: facts.mechanism.clone(),
+            reason: facts.reason.clone(),
+            parameters: facts.parameters.clone(),
+        }
+    }
+}
+
+impl TryFrom<pb::EventFacts> for EventFacts {
+    type Error = ModelError;
+
+    fn try_from(message: pb::EventFacts) -> Result<Self, ModelError> {
+        let not_finite = message
+            .parameters
+            .iter()
+            .find(|(_, value)| !value.is_finite());
+        if let Some((name, &value)) = not_finite {
+            let name = name.clone();
+            return Err(ModelError::Parameter { name, value });
+        }
+        Ok(Self {
+            event: Event::from_wire(message.event)?,
+            available: message.available,
+            mechanism: message.mechanism,
+            reason: message.reason,
+            parameters: message.parameters,
+        })
+    }
+}
+
+impl From<OwnCost> for pb::OwnCost {
+    fn from(cost: OwnCost) -> Self {
+        let OwnCost {
+            agent_cpu_ns,
+            agent_rss_bytes,
+            bpf_map_bytes,
+            bpf_run_ns,
+            bpf_runs,
+        } = cost;
+        Self {
+            agent_cpu_ns,
+            agent_rss_bytes,
+            bpf_map_bytes,
+            bpf_run_ns,
+            bpf_runs,
+        }
+    }
+}
+
+impl From<pb::OwnCost> for OwnCost {
+    fn from(message: pb::OwnCost) -> Self {
+        Self {
+            agent_cpu_ns: message.agent_cpu_ns,
+            agent_rss_bytes: message.agent_rss_bytes,
+            bpf_map_bytes: message.bpf_map_bytes,
+            bpf_run_ns: message.bpf_run_ns,
+            bpf_runs: message.bpf_runs,
+        }
+    }
+}
+
+impl From<&CommandResult> for pb::CommandResult {
+    fn from(command: &CommandResult) -> Self {
+        Self {
+            argv: command.argv.clone(),
+            exit_code: command.exit_code,
+        }
+    }
+}
+
+impl From<pb::CommandResult> for CommandResult {
+    fn from(message: pb::CommandResult) -> Self {
+        Self {
+            argv: message.argv,
+            exit_code: message.exit_code,
+        }
+    }
+}

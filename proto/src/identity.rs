@@ -1,0 +1,89 @@
+//! The identity of a frame and of a stack by content.
+
+use blake3::Hasher;
+
+use crate::dictionary::Dictionary;
+use crate::profile::{FrameId, StackEnd, StackId};
+
+/// Set apart from other uses of the hash; changes when the encoding does.
+const FRAME_CONTEXT: &[u8] = b"profiler frame 1";
+const STACK_CONTEXT: &[u8] = b"profiler stack 1";
+
+impl Dictionary {
+    /// 128-bit identity of a stack by content: independent of ids, and the same in every chunk,
+    /// on every host and on disk.
+    ///
+    /// The first 16 bytes (as a little-endian number) of BLAKE3 over, in this order: a context
+    /// string; the user part; the kernel part. A part is how it ended (`u32`, the number on the
+    /// wire), how many frames it has (`u64`) and for each the 16 bytes of
+    /// [`frame_hash`](Self::frame_hash). Numbers are little endian.
+    pub fn stack_hash(&self, id: StackId) -> u128 {
+        let stack = self.stack(id);
+        let mut hasher = Hasher::new();
+        hasher.update(STACK_CONTEXT);
+        self.hash_part(&mut hasher, stack.user_end, &stack.user);
+        self.hash_part(&mut hasher, stack.kernel_end, &stack.kernel);
+        first_16_bytes(&hasher)
+    }
+
+    /// 128-bit identity of a frame by content: where the code is, or what it is called where that
+    /// is not known.
+    ///
+    /// The first 16 bytes (as a little-endian number) of BLAKE3 over, in this order: a context
+    /// string; the kind (`u32`, the number on the wire); what the address is relative to (one
+    /// byte: 0 nothing, 1 a build-id, 2 a path); the build-id, or the path where there is no
+    /// build-id; the address (`u64`); without a mapping also how many lines there are (`u64`) and
+    /// the function of each. Strings and build-ids are preceded by their length (`u64`). Numbers
+    /// are little endian.
+    ///
+    /// Names count only where there is no mapping, because the name of a place in a file can be
+    /// improved later without it becoming another place.
+    pub fn frame_hash(&self, id: FrameId) -> u128 {
+        let frame = self.frame(id);
+        let mut hasher = Hasher::new();
+        hasher.update(FRAME_CONTEXT);
+        hasher.update(&frame.kind.to_wire().to_le_bytes());
+        match self.mapping(frame.mapping) {
+            None => hasher.update(&[0]),
+            Some(mapping) if mapping.build_id.is_empty() => {
+                hasher.update(&[2]);
+                sized(&mut hasher, self.string(mapping.path).as_bytes())
+            }
+            Some(mapping) => {
+                hasher.update(&[1]);
+                sized(&mut hasher, &mapping.build_id)
+            }
+        };
+        hasher.update(&frame.address.to_le_bytes());
+        if frame.mapping.is_none() {
+            length(&mut hasher, frame.lines.len());
+            for line in &frame.lines {
+                sized(&mut hasher, self.string(line.function).as_bytes());
+            }
+        }
+        first_16_bytes(&hasher)
+    }
+
+    fn hash_part(&self, hasher: &mut Hasher, end: StackEnd, frames: &[FrameId]) {
+        hasher.update(&end.to_wire().to_le_bytes());
+        length(hasher, frames.len());
+        for frame in frames {
+            hasher.update(&self.frame_hash(*frame).to_le_bytes());
+        }
+    }
+}
+
+fn sized<'a>(hasher: &'a mut Hasher, bytes: &[u8]) -> &'a mut Hasher {
+    length(hasher, bytes.len());
+    hasher.update(bytes)
+}
+
+fn length(hasher: &mut Hasher, length: usize) {
+    hasher.update(&(length as u64).to_le_bytes());
+}
+
+fn first_16_bytes(hasher: &Hasher) -> u128 {
+    let mut bytes = [0; 16];
+    hasher.finalize_xof().fill(&mut bytes);
+    u128::from_le_bytes(bytes)
+}

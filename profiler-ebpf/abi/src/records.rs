@@ -2,6 +2,9 @@
 //! begins with a [`RecordHeader`]; `size` covers the header and whatever
 //! follows it, so that a reader can step over a kind it does not know.
 
+#[cfg(feature = "user")]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 /// Deepest stack kept per part: the kernel's own limit for a callchain
 /// (`kernel.perf_event_max_stack`, 127 unless raised).
 pub const MAX_FRAMES: usize = 127;
@@ -9,6 +12,7 @@ pub const MAX_FRAMES: usize = 127;
 /// First in every record.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct RecordHeader {
     /// One of the `KIND_` constants.
     pub kind: u32,
@@ -49,6 +53,7 @@ pub mod stack_end {
 /// sent again when the kernel side has forgotten that it was.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct StackRecord {
     /// `size` covers `frames[..len]` only.
     pub header: RecordHeader,
@@ -68,6 +73,7 @@ pub const STACK_RECORD_HEADER: usize = 24;
 /// Who was measured.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct Identity {
     /// Process id.
     pub tgid: u32,
@@ -90,6 +96,7 @@ pub struct Identity {
 /// The two parts of a stack, by id.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct StackIds {
     /// [`StackRecord::id`] of the user part, 0 where it has no frames.
     pub user: u64,
@@ -106,6 +113,7 @@ pub struct StackIds {
 /// A tick that found a target running.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct CpuSample {
     /// Kind [`KIND_CPU`].
     pub header: RecordHeader,
@@ -120,6 +128,7 @@ pub struct CpuSample {
 /// A wait that ended and was chosen.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct OffcpuSample {
     /// Kind [`KIND_OFFCPU`].
     pub header: RecordHeader,
@@ -141,6 +150,7 @@ pub struct OffcpuSample {
 /// A completed block request that was chosen.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct IoSample {
     /// Kind [`KIND_IO`].
     pub header: RecordHeader,
@@ -165,6 +175,7 @@ pub struct IoSample {
 /// Key of map `IO_TOTALS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct IoKey {
     /// Major number of the disk.
     pub major: u32,
@@ -183,6 +194,7 @@ pub const IO_BUCKETS: usize = 40;
 /// Exact totals of one device and operation: a value of map `IO_TOTALS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct IoTotals {
     /// Completed requests.
     pub count: u64,
@@ -204,6 +216,7 @@ pub struct IoTotals {
 /// read for every thread at the end of the session.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct ThreadAccount {
     /// Kind [`KIND_ACCOUNT`].
     pub header: RecordHeader,

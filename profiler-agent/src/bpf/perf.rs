@@ -1,0 +1,259 @@
+//! Perf events that run the cpu program: one per online CPU.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io,
+    mem,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use profiler_proto::Frequency;
+
+/// The kernel's list of CPUs that run, such as "0-3,5".
+const ONLINE: &str = "/sys/devices/system/cpu/online";
+
+/// What makes the event fire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// `PERF_COUNT_HW_CPU_CYCLES`: precise, needs a performance counter.
+    Cycles,
+    /// `PERF_COUNT_SW_CPU_CLOCK`: a timer per CPU.
+    CpuClock,
+}
+
+/// Begin of `struct perf_event_attr` (include/uapi/linux/perf_event.h), as long
+/// as `PERF_ATTR_SIZE_VER0`, which every kernel accepts.
+#[repr(C)]
+#[derive(Default)]
+struct Attr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_freq: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    bp_type: u32,
+    config1: u64,
+}
+
+const _: () = assert!(mem::size_of::<Attr>() == 64);
+
+/// `PERF_TYPE_HARDWARE`, `PERF_TYPE_SOFTWARE`.
+const HARDWARE: u32 = 0;
+const SOFTWARE: u32 = 1;
+/// `PERF_FORMAT_TOTAL_TIME_ENABLED`.
+const TIME_ENABLED: u64 = 1;
+/// Bit `freq`: `sample_freq` is a frequency, not a period.
+const FREQ: u64 = 1 << 10;
+/// `PERF_FLAG_FD_CLOEXEC`.
+const CLOEXEC: libc::c_ulong = 8;
+/// `PERF_EVENT_IOC_SET_BPF` = `_IOW('$', 8, __u32)`.
+const SET_BPF: libc::c_ulong = 0x4004_2408;
+
+/// What failed on which CPU.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} on cpu {cpu}: {source}")]
+pub struct PerfError {
+    action: &'static str,
+    cpu: u32,
+    /// What the kernel says.
+    pub source: io::Error,
+}
+
+struct Event {
+    fd: OwnedFd,
+    /// `time_enabled` at the last look.
+    enabled_ns: u64,
+}
+
+/// The events of one session.
+pub struct Sampler {
+    program: OwnedFd,
+    clock: Clock,
+    frequency: Frequency,
+    events: BTreeMap<u32, Event>,
+    /// Enabled time of events that are gone with their CPU.
+    closed_ns: u64,
+    /// Enabled time when counting began, to be left out.
+    before_ns: u64,
+}
+
+impl Sampler {
+    /// Opens an event on every online CPU that runs `program`.
+    pub fn open(
+        program: OwnedFd,
+        clock: Clock,
+        frequency: Frequency,
+    ) -> Result<Self, PerfError> {
+        let mut sampler = Self {
+            program,
+            clock,
+            frequency,
+            events: BTreeMap::new(),
+            closed_ns: 0,
+            before_ns: 0,
+        };
+        for cpu in online_cpus().map_err(|source| PerfError {
+            action: "list online CPUs",
+            cpu: 0,
+            source,
+        })? {
+            sampler.open_on(cpu)?;
+        }
+        Ok(sampler)
+    }
+
+    fn open_on(&mut self, cpu: u32) -> Result<(), PerfError> {
+        let failed = |action| {
+            move |source| PerfError {
+                action,
+                cpu,
+                source,
+            }
+        };
+        let fd = perf_event_open(self.clock, self.frequency, cpu)
+            .map_err(failed("open the sampling event"))?;
+        set_bpf(&fd, self.program.as_raw_fd()).map_err(failed("attach the sampling program"))?;
+        let event = Event { fd, enabled_ns: 0 };
+        self.events.insert(cpu, event);
+        Ok(())
+    }
+
+    /// From here on enabled time counts.
+    pub fn begin(&mut self) {
+        self.before_ns = self.total_enabled_ns();
+    }
+
+    /// Sum over CPUs of the time the events were enabled since [`Self::begin`].
+    pub fn enabled_ns(&mut self) -> u64 {
+        self.total_enabled_ns().saturating_sub(self.before_ns)
+    }
+
+    fn total_enabled_ns(&mut self) -> u64 {
+        let mut total = self.closed_ns;
+        for event in self.events.values_mut() {
+            event.enabled_ns = time_enabled(&event.fd).unwrap_or(event.enabled_ns);
+            total += event.enabled_ns;
+        }
+        total
+    }
+
+    /// Follows CPUs that went or came: the kernel takes the events of a CPU
+    /// that goes offline and does not give them back. Called about once a
+    /// second. Errors concern CPUs that could not be sampled (again).
+    pub fn follow_hotplug(&mut self) -> Vec<PerfError> {
+        let Ok(online) = online_cpus() else {
+            return Vec::new();
+        };
+        let gone: Vec<u32> = self
+            .events
+            .iter_mut()
+            .filter_map(|(cpu, event)| {
+                let stopped = match time_enabled(&event.fd) {
+                    Ok(now) => mem::replace(&mut event.enabled_ns, now) == now,
+                    Err(_) => true,
+                };
+                (stopped || !online.contains(cpu)).then_some(*cpu)
+            })
+            .collect();
+        for cpu in gone {
+            if let Some(event) = self.events.remove(&cpu) {
+                self.closed_ns += event.enabled_ns;
+            }
+        }
+        let mut errors = Vec::new();
+        for cpu in online {
+            if !self.events.contains_key(&cpu)
+                && let Err(error) = self.open_on(cpu)
+            {
+                errors.push(error);
+            }
+        }
+        errors
+    }
+}
+
+fn perf_event_open(clock: Clock, frequency: Frequency, cpu: u32) -> io::Result<OwnedFd> {
+    let attr = Attr {
+        kind: match clock {
+            Clock::Cycles => HARDWARE,
+            Clock::CpuClock => SOFTWARE,
+        },
+        size: mem::size_of::<Attr>() as u32,
+        // Both PERF_COUNT_HW_CPU_CYCLES and PERF_COUNT_SW_CPU_CLOCK are 0.
+        config: 0,
+        sample_freq: u64::from(frequency.get()),
+        read_format: TIME_ENABLED,
+        flags: FREQ,
+        ..Attr::default()
+    };
+    // SAFETY: the kernel reads `attr.size` bytes of `attr`, which lives on.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attr,
+            -1 as libc::pid_t,
+            cpu as libc::c_int,
+            -1 as libc::c_int,
+            CLOEXEC,
+        )
+    };
+    let fd = RawFd::try_from(fd)
+        .ok()
+        .filter(|fd| *fd >= 0)
+        .ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn set_bpf(event: &OwnedFd, program: RawFd) -> io::Result<()> {
+    // SAFETY: both descriptors are open; the request takes an integer.
+    let result = unsafe { libc::ioctl(event.as_raw_fd(), SET_BPF, program) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn time_enabled(fd: &OwnedFd) -> io::Result<u64> {
+    // A read gives { u64 value; u64 time_enabled; }, or nothing for an event
+    // in an error state.
+    let mut bytes = [0u8; 16];
+    if rustix::io::read(fd, &mut bytes)? != bytes.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut enabled = [0u8; 8];
+    enabled.copy_from_slice(&bytes[8..]);
+    Ok(u64::from_ne_bytes(enabled))
+}
+
+/// Numbers of the CPUs that run.
+pub fn online_cpus() -> io::Result<Vec<u32>> {
+    let list = fs::read_to_string(ONLINE)?;
+    parse_cpu_list(&list)
+        .ok_or_else(|| io::Error::other(format!("{ONLINE} is not a list of CPUs: {list:?}")))
+}
+
+fn parse_cpu_list(list: &str) -> Option<Vec<u32>> {
+    let mut cpus = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        cpus.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
+    }
+    Some(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_cpu_lists() {
+        assert_eq!(parse_cpu_list("0-2,5\n"), Some(vec![0, 1, 2, 5]));
+        assert_eq!(parse_cpu_list("7\n"), Some(vec![7]));
+        assert_eq!(parse_cpu_list("x"), None);
+    }
+}

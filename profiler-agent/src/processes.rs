@@ -1,0 +1,344 @@
+//! Who is this process *now*: its command, executable, cgroup, container and
+//! mappings, from `/proc`. A process is pid + start time + exec generation, and
+//! what is read is only believed when the pid still belongs to that start.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt},
+        },
+    },
+    path::Path,
+};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+/// `/proc/PID/stat` counts in ticks of 1/USER_HZ s, and USER_HZ is 100.
+const NS_PER_TICK: u64 = 10_000_000;
+
+/// Mappings of one process that are looked at. The kernel allows 65,530 by
+/// default (`vm.max_map_count`); only executable ones are kept.
+const MAX_MAPPINGS: usize = 65_536;
+
+/// Longest `/proc/PID/maps` that is read.
+const MAX_MAPS_BYTES: u64 = 32 << 20;
+
+/// A process as the kernel programs know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProcessKey {
+    /// Process id.
+    pub pid: u32,
+    /// CLOCK_BOOTTIME ns.
+    pub start_ns: u64,
+    /// `self_exec_id`.
+    pub exec_id: u64,
+}
+
+/// One executable mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// One past the last address.
+    pub end: u64,
+    /// Offset of `start` in the file.
+    pub offset: u64,
+    /// Device and inode of the file; inode 0 where there is none.
+    pub file: FileId,
+    /// As the process sees it, or `[vdso]` and the like; empty for anonymous memory.
+    pub path: String,
+}
+
+/// A file by device and inode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// Device, as `makedev(major, minor)`.
+    pub device: u64,
+    /// Inode; 0: no file.
+    pub inode: u64,
+}
+
+/// What is known of a process.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessInfo {
+    /// Command name of the thread group leader.
+    pub comm: String,
+    /// Path of the executable, as the process sees it.
+    pub executable: String,
+    /// Path of its cgroup: v2 where it is in one, else of a v1 controller.
+    pub cgroup: String,
+    /// Container id, empty where there is none.
+    pub container: String,
+    /// Executable mappings, sorted by address.
+    pub mappings: Vec<Mapping>,
+}
+
+/// Why nothing is known of a process.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It has exited, or its pid belongs to another process by now.
+    #[error("pid {0} has exited")]
+    Gone(u32),
+    /// `/proc` does not say.
+    #[error("read {path}: {source}")]
+    Read {
+        /// File in `/proc`.
+        path: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+impl ProcessInfo {
+    /// Reads all of it. A kernel thread has no mappings and no executable.
+    pub fn read(key: &ProcessKey) -> Result<Self, ProcessError> {
+        check_alive(key)?;
+        let comm = read(key.pid, "comm")?;
+        let maps = read(key.pid, "maps")?;
+        let cgroups = read(key.pid, "cgroup").unwrap_or_default();
+        let executable = fs::read_link(format!("/proc/{}/exe", key.pid))
+            .map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        // Checked again: all of the above was this process's.
+        check_alive(key)?;
+        let cgroup = parse_cgroup(&cgroups);
+        Ok(Self {
+            comm: String::from_utf8_lossy(comm.trim_ascii_end()).into_owned(),
+            executable,
+            container: container_id(&cgroup).unwrap_or_default().to_owned(),
+            cgroup,
+            mappings: parse_maps(&maps),
+        })
+    }
+
+    /// The mapping that holds `address`.
+    pub fn mapping(&self, address: u64) -> Option<&Mapping> {
+        let after = self
+            .mappings
+            .partition_point(|mapping| mapping.start <= address);
+        self.mappings[..after]
+            .last()
+            .filter(|mapping| address < mapping.end)
+    }
+}
+
+fn read(pid: u32, name: &str) -> Result<Vec<u8>, ProcessError> {
+    let path = format!("/proc/{pid}/{name}");
+    let failed = |source: io::Error| match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => ProcessError::Gone(pid),
+        _ => ProcessError::Read {
+            path: path.clone(),
+            source,
+        },
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(&path).map_err(failed)?;
+    io::Read::read_to_end(&mut io::Read::take(file, MAX_MAPS_BYTES), &mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+fn check_alive(key: &ProcessKey) -> Result<(), ProcessError> {
+    let stat = read(key.pid, "stat")?;
+    match start_ticks_of_stat(&stat) {
+        Some(ticks) if ticks == key.start_ns / NS_PER_TICK => Ok(()),
+        _ => Err(ProcessError::Gone(key.pid)),
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`, ticks since boot. The command name, field 2,
+/// is in parentheses and may contain anything, closing ones as well.
+pub fn start_ticks_of_stat(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    let field = stat[end + 1..]
+        .split(|byte| byte.is_ascii_whitespace())
+        .filter(|field| !field.is_empty())
+        .nth(22 - 3)?;
+    str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// Parses `/proc/PID/maps` and keeps what is executable.
+pub fn parse_maps(maps: &[u8]) -> Vec<Mapping> {
+    let mut mappings: Vec<Mapping> = maps
+        .split(|&byte| byte == b'\n')
+        .take(MAX_MAPPINGS)
+        .filter_map(parse_mapping)
+        .collect();
+    mappings.sort_by_key(|mapping| mapping.start);
+    mappings
+}
+
+/// `start-end perms offset major:minor inode    path`
+fn parse_mapping(line: &[u8]) -> Option<Mapping> {
+    let mut fields = line.splitn(6, |&byte| byte == b' ');
+    let mut text = || str::from_utf8(fields.next()?).ok();
+    let (start, end) = text()?.split_once('-')?;
+    let permissions = text()?;
+    if permissions.as_bytes().get(2) != Some(&b'x') {
+        return None;
+    }
+    let offset = text()?;
+    let (major, minor) = text()?.split_once(':')?;
+    let inode = text()?;
+    let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
+    let path = fields.next().unwrap_or_default().trim_ascii_start();
+    Some(Mapping {
+        start: hex(start)?,
+        end: hex(end)?,
+        offset: hex(offset)?,
+        file: FileId {
+            device: rustix::fs::makedev(hex(major)? as u32, hex(minor)? as u32),
+            inode: inode.parse().ok()?,
+        },
+        path: String::from_utf8_lossy(path).into_owned(),
+    })
+}
+
+/// The cgroup that says most: `0::PATH` is v2; where the process is at its
+/// root (a host whose controllers are on v1), the longest v1 path.
+fn parse_cgroup(cgroups: &[u8]) -> String {
+    let text = String::from_utf8_lossy(cgroups);
+    let paths = || text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let v2 = text.lines().find_map(|line| line.strip_prefix("0::"));
+    match v2 {
+        Some(path) if path != "/" => path.to_owned(),
+        _ => paths()
+            .max_by_key(|path| path.len())
+            .unwrap_or_default()
+            .to_owned(),
+    }
+}
+
+/// A run of 64 hexadecimal digits in the last parts of a cgroup's path is the
+/// id that Docker, containerd, CRI-O and podman give a container.
+fn container_id(cgroup: &str) -> Option<&str> {
+    const DIGITS: usize = 64;
+    cgroup.rsplit('/').find_map(|part| {
+        part.split(|c: char| !c.is_ascii_hexdigit())
+            .find(|run| run.len() == DIGITS)
+    })
+}
+
+/// Opens the file behind a mapping: through `map_files`, which is the mapped
+/// file itself even where it has been deleted or lies in a container; where
+/// that is not allowed (CAP_CHECKPOINT_RESTORE), by its path inside the
+/// process's root, where no link can lead out of it. Only regular files: the
+/// agent must not open a device or a pipe that a process has chosen.
+pub fn open_mapping(pid: u32, mapping: &Mapping) -> io::Result<OwnedFd> {
+    let link = format!(
+        "/proc/{pid}/map_files/{:x}-{:x}",
+        mapping.start, mapping.end
+    );
+    let fd = match rustix::fs::open(&link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(_) => open_in_root(pid, mapping)?,
+    };
+    let metadata = File::from(fd.try_clone()?).metadata()?;
+    if !metadata.is_file() || metadata.file_type().is_fifo() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    if metadata.ino() != mapping.file.inode {
+        return Err(io::Error::other(
+            "another file is at its path by now",
+        ));
+    }
+    // An O_PATH descriptor cannot be read; our own link to it can.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+fn open_in_root(pid: u32, mapping: &Mapping) -> io::Result<OwnedFd> {
+    let root = rustix::fs::open(
+        format!("/proc/{pid}/root"),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    Ok(rustix::fs::openat2(
+        root,
+        Path::new(OsStr::from_bytes(mapping.path.as_bytes())),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_is_found_behind_a_hostile_name() {
+        let stat = b"7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 99";
+        assert_eq!(start_ticks_of_stat(stat), Some(4242));
+        assert_eq!(start_ticks_of_stat(b"7 (x"), None);
+    }
+
+    #[test]
+    fn keeps_executable_mappings() {
+        let maps = b"55d0-55d8 r--p 00000000 fe:01 12 /bin/x\n\
+            55d8-55e0 r-xp 00008000 fe:01 12                         /bin/with space\n\
+            7f00-7f10 rwxp 00000000 00:00 0 \n\
+            ffff-1ffff r-xp 00000000 00:00 0                          [vdso]\n\
+            nonsense\n";
+        let mappings = parse_maps(maps);
+        assert_eq!(mappings.len(), 3);
+        assert_eq!(mappings[0].path, "");
+        assert_eq!(mappings[1].path, "[vdso]");
+        assert_eq!(mappings[2].path, "/bin/with space");
+        assert_eq!(mappings[2].offset, 0x8000);
+    }
+
+    #[test]
+    fn finds_the_mapping_of_an_address() {
+        let info = ProcessInfo {
+            mappings: parse_maps(b"10-20 r-xp 0 0:0 0 a\n30-40 r-xp 0 0:0 0 b\n"),
+            ..ProcessInfo::default()
+        };
+        let path = |address| info.mapping(address).map(|mapping| mapping.path.as_str());
+        assert_eq!(path(0x10), Some("a"));
+        assert_eq!(path(0x1f), Some("a"));
+        assert_eq!(path(0x20), None);
+        assert_eq!(path(0x3f), Some("b"));
+        assert_eq!(path(0x0f), None);
+    }
+
+    #[test]
+    fn reads_cgroups_and_container_ids() {
+        let id = "a".repeat(64);
+        let v2 = format!("0::/kubepods.slice/pod7/cri-containerd-{id}.scope\n");
+        let cgroup = parse_cgroup(v2.as_bytes());
+        assert_eq!(container_id(&cgroup), Some(id.as_str()));
+        let hybrid = b"8:pids:/docker/x\n3:cpuset:/\n0::/\n";
+        assert_eq!(parse_cgroup(hybrid), "/docker/x");
+        assert_eq!(container_id("/user.slice"), None);
+    }
+
+    #[test]
+    fn this_process_is_alive_and_a_later_one_is_not_it() {
+        let pid = std::process::id();
+        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap();
+        let start_ns = start_ticks_of_stat(&stat).unwrap() * NS_PER_TICK + 5;
+        let key = ProcessKey {
+            pid,
+            start_ns,
+            exec_id: 0,
+        };
+        let info = ProcessInfo::read(&key).unwrap();
+        let here = info.mapping(this_process_is_alive_and_a_later_one_is_not_it as *const () as u64);
+        let here = here.expect("own code is mapped");
+        open_mapping(pid, here).unwrap();
+        let later = ProcessKey {
+            start_ns: start_ns + NS_PER_TICK,
+            ..key
+        };
+        assert!(matches!(
+            ProcessInfo::read(&later),
+            Err(ProcessError::Gone(_))
+        ));
+    }
+}

@@ -1,0 +1,252 @@
+//! `profiler doctor`: what this host can measure, and how to get the rest.
+
+use std::io::{self, Write};
+
+use profiler_proto::Event;
+use profiler_proto::pb::{self, CheckState, DoctorResponse};
+use serde_json::{Value, json};
+
+use super::{Output, block_on};
+use crate::client::{Agent, AgentArgs, NoAgent};
+use crate::error::{CliError, exit};
+use crate::stdio;
+use crate::text::{clean, count};
+
+const AFTER_HELP: &str = "\
+Every way to measure an event is loaded and attached for real, then taken down again.
+Exits with 3 if an event cannot be measured.
+
+Examples:
+  profiler doctor
+  profiler doctor --output json";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+/// Asks the agent and prints the answer.
+pub(crate) fn run(args: &Args) -> Result<u8, CliError> {
+    let answer = block_on(async {
+        let mut agent = Agent::connect(&args.agent, NoAgent::StartOne).await?;
+        let answer = agent.client.doctor(pb::DoctorRequest {}).await;
+        let answer = answer.map_err(|status| agent.error("the examination of the host", &status));
+        let log = agent.end().await;
+        answer.map_err(|error| error.with_agent_log(&log))
+    })?
+    .into_inner();
+    stdio::print(|out| match args.output {
+        Output::Text => write_text(&answer, out),
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut *out, &json(&answer))?;
+            writeln!(out)
+        }
+    })?;
+    let complete = answer.events.iter().all(|event| in_use(event).is_some());
+    Ok(if complete {
+        exit::COMPLETE
+    } else {
+        exit::PARTIAL
+    })
+}
+
+/// The best way to measure an event that works here.
+fn in_use(event: &pb::EventProbe) -> Option<&pb::RungProbe> {
+    event.rungs.iter().find(|rung| rung.available)
+}
+
+fn write_text(answer: &DoctorResponse, out: &mut dyn Write) -> io::Result<()> {
+    let width = answer
+        .checks
+        .iter()
+        .map(|c| c.name.len())
+        .max()
+        .unwrap_or(0);
+    for check in &answer.checks {
+        let state = state_word(check.state());
+        writeln!(
+            out,
+            "{state:<9}{:<width$}  {}",
+            clean(&check.name),
+            clean(&check.found)
+        )?;
+        if !check.advice.is_empty() {
+            writeln!(
+                out,
+                "{:9}{:<width$}  to do: {}",
+                "",
+                "",
+                clean(&check.advice)
+            )?;
+        }
+    }
+    for event in &answer.events {
+        writeln!(out)?;
+        write_event(event, out)?;
+    }
+    Ok(())
+}
+
+fn write_event(event: &pb::EventProbe, out: &mut dyn Write) -> io::Result<()> {
+    let name = event_name(event);
+    match in_use(event) {
+        Some(rung) => writeln!(out, "{name:<9}measured by {}", clean(&rung.mechanism))?,
+        None => writeln!(out, "{name:<9}cannot be measured here")?,
+    }
+    for rung in &event.rungs {
+        let (word, detail) = if rung.available {
+            ("works", programs(rung))
+        } else {
+            ("no", clean(&rung.reason))
+        };
+        writeln!(
+            out,
+            "{:9}{:<6} {}: {detail}",
+            "",
+            word,
+            clean(&rung.mechanism)
+        )?;
+    }
+    Ok(())
+}
+
+/// The kernel's count of instructions per program, where it gives one.
+fn programs(rung: &pb::RungProbe) -> String {
+    let mut programs: Vec<_> = rung.verified_instructions.iter().collect();
+    programs.sort();
+    if programs.is_empty() {
+        return "loaded and attached".to_owned();
+    }
+    let counts: Vec<_> = programs
+        .into_iter()
+        .map(|(name, number)| match number {
+            0 => clean(name),
+            number => format!("{} ({} instructions verified)", clean(name), count(*number)),
+        })
+        .collect();
+    counts.join(", ")
+}
+
+fn event_name(event: &pb::EventProbe) -> String {
+    Event::from_wire(event.event).map_or_else(
+        |_| format!("event {}", event.event),
+        |event| event.name().to_owned(),
+    )
+}
+
+fn state_word(state: CheckState) -> &'static str {
+    match state {
+        CheckState::Ok => "ok",
+        CheckState::Degraded => "less",
+        CheckState::Failed => "missing",
+        CheckState::Unspecified => "unknown",
+    }
+}
+
+fn json(answer: &DoctorResponse) -> Value {
+    let checks = answer.checks.iter().map(|check| {
+        json!({
+            "name": check.name,
+            "state": match check.state() {
+                CheckState::Ok => "ok",
+                CheckState::Degraded => "degraded",
+                CheckState::Failed => "failed",
+                CheckState::Unspecified => "unknown",
+            },
+            "found": check.found,
+            "advice": check.advice,
+        })
+    });
+    let events = answer.events.iter().map(|event| {
+        let rungs = event.rungs.iter().map(|rung| {
+            json!({
+                "mechanism": rung.mechanism,
+                "available": rung.available,
+                "reason": rung.reason,
+                "verified_instructions": sorted(rung),
+            })
+        });
+        json!({
+            "event": event_name(event),
+            "available": in_use(event).is_some(),
+            "mechanism": in_use(event).map(|rung| &rung.mechanism),
+            "rungs": rungs.collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "checks": checks.collect::<Vec<_>>(),
+        "events": events.collect::<Vec<_>>(),
+    })
+}
+
+fn sorted(rung: &pb::RungProbe) -> std::collections::BTreeMap<&String, u64> {
+    let programs = rung.verified_instructions.iter();
+    programs.map(|(name, number)| (name, *number)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer() -> DoctorResponse {
+        let check = |name: &str, state: CheckState, found: &str, advice: &str| pb::Check {
+            name: name.to_owned(),
+            state: state.into(),
+            found: found.to_owned(),
+            advice: advice.to_owned(),
+        };
+        let rung = |mechanism: &str, reason: &str| pb::RungProbe {
+            mechanism: mechanism.to_owned(),
+            available: reason.is_empty(),
+            reason: reason.to_owned(),
+            verified_instructions: [("cpu_sample".to_owned(), 1234)].into(),
+        };
+        DoctorResponse {
+            checks: vec![
+                check("kernel", CheckState::Ok, "Linux 6.18.3", ""),
+                check(
+                    "tracefs",
+                    CheckState::Degraded,
+                    "not mounted",
+                    "mount -t tracefs t /t",
+                ),
+                check(
+                    "lockdown",
+                    CheckState::Failed,
+                    "confidentiality",
+                    "boot without lockdown",
+                ),
+            ],
+            events: vec![
+                pb::EventProbe {
+                    event: Event::Cpu.to_wire(),
+                    rungs: vec![
+                        rung("perf cycles", "no hardware counters"),
+                        rung("perf cpu-clock", ""),
+                    ],
+                },
+                pb::EventProbe {
+                    event: Event::Io.to_wire(),
+                    rungs: vec![rung("tp_btf block_rq", "the kernel has no BTF")],
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn text() {
+        let mut out = Vec::new();
+        write_text(&answer(), &mut out).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+
+    #[test]
+    fn json_has_everything() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&json(&answer())).unwrap());
+    }
+}

@@ -1,0 +1,52 @@
+//! `profiler flamegraph`: a picture, or another format for one event, from a capture.
+
+use std::path::{Path, PathBuf};
+
+use super::{CaptureArgs, stem, tell_what_is_missing};
+use crate::error::{CliError, exit};
+use crate::output::{PendingFile, single_format};
+use crate::render::svg;
+use crate::stdio;
+
+const AFTER_HELP: &str = "\
+The picture is interactive in a browser: click to zoom, Ctrl-F to search.
+In an offcpu graph, blocked and runnable time have colours of their own.
+
+Examples:
+  profiler flamegraph web1.capture -e cpu                  writes web1.cpu.svg
+  profiler flamegraph web1.capture -e offcpu -o waits.svg
+  profiler flamegraph web1.capture -e cpu -o cpu.pb.gz     for `go tool pprof`";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    capture: CaptureArgs,
+    /// File to write, its ending decides the format: .svg, .folded or .pb.gz; `-` is standard output, as SVG
+    /// [default: CAPTURE.EVENT.svg in the current directory]
+    #[arg(short, long, value_name = "PATH", verbatim_doc_comment)]
+    out: Option<PathBuf>,
+}
+
+/// Writes the picture.
+pub(crate) fn run(args: &Args) -> Result<u8, CliError> {
+    let to_stdout = args.out.as_deref() == Some(Path::new("-"));
+    let format = match &args.out {
+        Some(path) if !to_stdout => single_format(path)?,
+        _ => &svg::FORMAT,
+    };
+    let capture = args.capture.read()?;
+    let view = args.capture.view(&capture)?;
+    if to_stdout {
+        stdio::print(|out| (format.write)(&view, out))?;
+    } else {
+        let default = format!("{}.{}.svg", stem(&args.capture.path), view.event);
+        let path = args.out.clone().unwrap_or_else(|| PathBuf::from(default));
+        let mut file = PendingFile::create(&path)?;
+        (format.write)(&view, &mut file).map_err(|error| file.failed(error))?;
+        let path = file.seal()?.publish()?;
+        stdio::tell(format_args!("wrote {}", path.display()));
+    }
+    tell_what_is_missing(&view);
+    Ok(exit::COMPLETE)
+}

@@ -1,0 +1,140 @@
+//! The subcommands, one file each. A new one is a file, a variant of [`Command`] and its arm in
+//! [`Command::run`].
+
+mod doctor;
+mod exec_stopped;
+mod flamegraph;
+mod folded;
+mod record;
+mod status;
+mod top;
+
+use std::fs::File;
+use std::future::Future;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use profiler_proto::{Capture, Event, read_capture};
+
+use crate::error::CliError;
+use crate::render::ledger;
+use crate::stdio;
+use crate::view::{View, event_names};
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Capture what this host, or a command, does
+    Record(record::Args),
+    /// Draw a flame graph from a capture
+    Flamegraph(flamegraph::Args),
+    /// List the functions that time went to
+    Top(top::Args),
+    /// Print folded stacks, one line per stack
+    Folded(folded::Args),
+    /// Check what this host can measure, and say how to get the rest
+    Doctor(doctor::Args),
+    /// Show what the agent is doing and what it costs
+    Status(status::Args),
+    /// Used by `record -- COMMAND`
+    #[command(hide = true, name = crate::workload::EXEC_STOPPED)]
+    ExecStopped(exec_stopped::Args),
+}
+
+impl Command {
+    /// Runs the subcommand to its exit code.
+    pub(crate) fn run(self) -> Result<u8, CliError> {
+        match self {
+            Self::Record(args) => record::run(&args),
+            Self::Flamegraph(args) => flamegraph::run(&args),
+            Self::Top(args) => top::run(&args),
+            Self::Folded(args) => folded::run(&args),
+            Self::Doctor(args) => doctor::run(&args),
+            Self::Status(args) => status::run(&args),
+            Self::ExecStopped(args) => exec_stopped::run(&args),
+        }
+    }
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Text,
+    /// For programs: exact numbers, and the ledger always
+    Json,
+}
+
+/// Which capture, and what of it.
+#[derive(clap::Args)]
+struct CaptureArgs {
+    /// Capture file, as `record` writes it
+    #[arg(value_name = "CAPTURE")]
+    path: PathBuf,
+    /// cpu, offcpu or io; may be left out where the capture has only one
+    #[arg(short, long, value_name = "EVENT")]
+    event: Option<Event>,
+    /// Also waits of threads that did not run at all in the window
+    #[arg(long)]
+    all: bool,
+}
+
+impl CaptureArgs {
+    fn read(&self) -> Result<Capture, CliError> {
+        let failed = |error: std::io::Error| CliError::file("read", &self.path, error);
+        let file = File::open(&self.path).map_err(failed)?;
+        if file.metadata().map_err(failed)?.is_dir() {
+            let inside = self.path.join("host.capture");
+            return Err(CliError::Failed(format!(
+                "{} is a directory; name the capture in it, such as {}",
+                self.path.display(),
+                inside.display()
+            )));
+        }
+        read_capture(BufReader::new(file))
+            .map_err(|error| CliError::file("read", &self.path, error))
+    }
+
+    fn view<'a>(&self, capture: &'a Capture) -> Result<View<'a>, CliError> {
+        View::open(capture, self.event(capture)?, self.all)
+    }
+
+    fn event(&self, capture: &Capture) -> Result<Event, CliError> {
+        match (self.event, capture.facts.spec.events.as_slice()) {
+            (Some(event), _) => Ok(event),
+            (None, [event]) => Ok(*event),
+            _ => Err(CliError::Usage(format!(
+                "{} holds {}: choose one with -e",
+                self.path.display(),
+                event_names(capture)
+            ))),
+        }
+    }
+}
+
+/// Says on standard error what a picture or a list does not show.
+fn tell_what_is_missing(view: &View<'_>) {
+    if let Some(sentence) = view.left_out.sentence() {
+        stdio::tell(format_args!("profiler: {sentence}; --all shows them"));
+    }
+    if ledger::is_due(view.capture) {
+        let mut text = Vec::new();
+        if ledger::write_capture(view.capture, &mut text).is_ok() {
+            stdio::tell_raw(&String::from_utf8_lossy(&text));
+        }
+    }
+}
+
+/// Runs a command that talks to an agent.
+fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Failed(format!("cannot start the event loop: {error}")))?
+        .block_on(future)
+}
+
+/// The directory-less stem of a capture's name: `web1` of `/tmp/web1.capture`.
+fn stem(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default();
+    stem.to_string_lossy().into_owned()
+}

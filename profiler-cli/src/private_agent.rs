@@ -1,0 +1,155 @@
+//! An agent started for the length of one command, on a socket that only this user can reach.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::error::CliError;
+use crate::text;
+
+const AGENT: &str = "profiler-agent";
+
+/// Longest wait for the agent to accept calls. It takes milliseconds; emulated machines are slow.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest wait for the agent to detach everything and exit.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Last lines of the agent's log that are shown when it fails.
+const LOG_LINES: usize = 3;
+
+/// The running child. Its standard input is held open: the agent exits when it closes, and so also when
+/// this process is killed.
+pub(crate) struct PrivateAgent {
+    child: Child,
+    // Removed with everything in it when dropped.
+    dir: TempDir,
+}
+
+impl PrivateAgent {
+    /// Starts the agent and waits until it accepts calls.
+    pub(crate) async fn start() -> Result<Self, CliError> {
+        let program = find_agent();
+        let failed = |error: io::Error| {
+            CliError::Failed(format!("cannot start {}: {error}", program.display()))
+        };
+        let dir = tempfile::Builder::new()
+            .prefix("profiler-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .map_err(|error| {
+                CliError::file("create a directory in", &std::env::temp_dir(), error)
+            })?;
+        let log = fs::File::create(dir.path().join("agent.log")).map_err(failed)?;
+        let mut child = Command::new(&program)
+            .arg("--socket")
+            .arg(dir.path().join("agent.sock"))
+            .arg("--until-stdin-closes")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            // Ctrl-C in the terminal is for us: the agent must live to deliver the capture.
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        let stdout = child.stdout.take();
+        let mut agent = Self { child, dir };
+        match tokio::time::timeout(START_TIMEOUT, agent.ready(stdout)).await {
+            Ok(Ok(())) => Ok(agent),
+            Ok(Err(failure)) => {
+                let log = agent.end().await;
+                Err(CliError::Failed(format!(
+                    "{} {failure}{log}",
+                    program.display()
+                )))
+            }
+            Err(_) => {
+                let log = agent.end().await;
+                Err(CliError::Failed(format!(
+                    "{} did not become ready within {} s{log}",
+                    program.display(),
+                    START_TIMEOUT.as_secs()
+                )))
+            }
+        }
+    }
+
+    /// The socket it listens on.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent.sock")
+    }
+
+    /// Ends it and waits for it; returns the end of its log, to follow an error message.
+    pub(crate) async fn end(mut self) -> String {
+        drop(self.child.stdin.take());
+        if tokio::time::timeout(END_TIMEOUT, self.child.wait())
+            .await
+            .is_err()
+        {
+            // It hangs. `kill` names it by its own process id and waits for it.
+            if let Err(error) = self.child.kill().await {
+                return format!("; it could not be ended either: {error}");
+            }
+        }
+        log_tail(&self.dir.path().join("agent.log"))
+    }
+
+    /// Waits for the line `ready`; says how it failed otherwise.
+    async fn ready(&mut self, stdout: Option<ChildStdout>) -> Result<(), String> {
+        let mut line = String::new();
+        if let Some(stdout) = stdout {
+            BufReader::new(stdout)
+                .read_line(&mut line)
+                .await
+                .map_err(|error| format!("gave no sign of life: {error}"))?;
+        }
+        if line.trim_end() == "ready" {
+            return Ok(());
+        }
+        match self.child.wait().await {
+            Ok(status) => Err(format!("failed to start ({})", describe(status))),
+            Err(error) => Err(format!("failed to start: {error}")),
+        }
+    }
+}
+
+/// Beside our own executable, else wherever `PATH` says.
+fn find_agent() -> PathBuf {
+    let beside = std::env::current_exe()
+        .ok()
+        .map(|exe| exe.with_file_name(AGENT))
+        .filter(|path| path.is_file());
+    let search = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    beside
+        .or_else(|| {
+            std::env::split_paths(&search)
+                .map(|dir| dir.join(AGENT))
+                .find(|path| path.is_file())
+        })
+        .unwrap_or_else(|| PathBuf::from(AGENT))
+}
+
+fn describe(status: ExitStatus) -> String {
+    status
+        .code()
+        .map_or_else(|| status.to_string(), |code| format!("exit code {code}"))
+}
+
+fn log_tail(path: &Path) -> String {
+    let log = fs::read(path).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let from = lines.len().saturating_sub(LOG_LINES);
+    lines[from..]
+        .iter()
+        .map(|line| format!("\n  {}", text::clean(line)))
+        .collect()
+}

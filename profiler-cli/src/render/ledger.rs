@@ -1,0 +1,152 @@
+//! The ledger for people: what was expected, taken and lost, and what became of the stacks.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use profiler_proto::{Capture, Event, EventLedger, Ledger, SkipReason, StackEnd};
+
+use crate::text::{clean, count, share};
+
+/// Whether the reader of a result must see the ledger: something was lost or was not to be had.
+pub(crate) fn is_due(capture: &Capture) -> bool {
+    capture.ledger.lost() > 0
+        || capture.facts.events.iter().any(|event| !event.available)
+        || capture.ledger.verify().is_err()
+}
+
+/// Writes the ledger of a capture, with the events that were not to be had.
+pub(crate) fn write_capture(capture: &Capture, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "ledger")?;
+    for facts in capture.facts.events.iter().filter(|f| !f.available) {
+        heading(facts.event, out)?;
+        writeln!(out, "not measured: {}", clean(&facts.reason))?;
+    }
+    write_events(&capture.ledger, out)
+}
+
+/// Writes the ledgers of all events.
+pub(crate) fn write_events(ledger: &Ledger, out: &mut dyn Write) -> io::Result<()> {
+    for event in &ledger.events {
+        write_event(event, out)?;
+    }
+    if let Err(imbalance) = ledger.verify() {
+        writeln!(out, "  {imbalance}; please report this")?;
+    }
+    Ok(())
+}
+
+fn write_event(event: &EventLedger, out: &mut dyn Write) -> io::Result<()> {
+    heading(event.event, out)?;
+    for (i, line) in lines(event).into_iter().enumerate() {
+        let indent = if i == 0 { 0 } else { 10 };
+        writeln!(out, "{:indent$}{line}", "")?;
+    }
+    Ok(())
+}
+
+fn heading(event: Event, out: &mut dyn Write) -> io::Result<()> {
+    write!(out, "  {event:<8}")
+}
+
+fn lines(event: &EventLedger) -> Vec<String> {
+    let mut lines = Vec::new();
+    if event.event == Event::Cpu {
+        lines.push(format!(
+            "{} expected, {} taken{}",
+            count(event.expected),
+            count(event.observed),
+            skips(&event.skipped)
+        ));
+    }
+    lines.push(format!(
+        "{} taken = {} idle + {} of others + {} not sampled + {} counted",
+        count(event.observed),
+        count(event.idle),
+        count(event.filtered),
+        count(event.unsampled),
+        count(event.counted)
+    ));
+    lines.push(format!(
+        "{} counted = {} delivered{}",
+        count(event.counted),
+        count(event.delivered),
+        losses(event)
+    ));
+    lines.extend(ends("user", &event.user_stacks));
+    lines.extend(ends("kernel", &event.kernel_stacks));
+    if event.unnamed_user_frames > 0 {
+        lines.push(format!(
+            "{} of {} user frames have no name",
+            count(event.unnamed_user_frames),
+            count(event.user_frames)
+        ));
+    }
+    lines.extend(exactness(event));
+    lines
+}
+
+fn skips(skipped: &BTreeMap<SkipReason, i64>) -> String {
+    skipped
+        .iter()
+        .filter(|(_, number)| **number != 0)
+        .map(|(reason, number)| match number {
+            n if *n > 0 => format!(", {} {reason}", count(n.unsigned_abs())),
+            n => format!(", {} more than expected", count(n.unsigned_abs())),
+        })
+        .collect()
+}
+
+fn losses(event: &EventLedger) -> String {
+    if event.lost() == 0 {
+        return " + 0 lost".to_owned();
+    }
+    event
+        .losses
+        .iter()
+        .filter(|(_, number)| **number > 0)
+        .map(|(reason, number)| format!(" + {} lost ({reason})", count(*number)))
+        .collect()
+}
+
+/// Where walks ended, the most frequent first; nothing where none was taken.
+fn ends(part: &str, ends: &BTreeMap<StackEnd, u64>) -> Option<String> {
+    let mut counts: Vec<_> = ends
+        .iter()
+        .filter(|(end, number)| **end != StackEnd::None && **number > 0)
+        .collect();
+    counts.sort_by_key(|(end, number)| (std::cmp::Reverse(**number), **end));
+    let all: u64 = counts.iter().map(|(_, number)| **number).sum();
+    let parts: Vec<_> = counts
+        .iter()
+        .map(|(end, number)| {
+            let percent = crate::text::percent(**number, all);
+            format!("{} {end}", share(percent))
+        })
+        .collect();
+    (all > 0).then(|| format!("{part} stacks: {}", parts.join(", ")))
+}
+
+/// How far the samples are from the exact sum.
+fn exactness(event: &EventLedger) -> Option<String> {
+    (event.exact_weight > 0).then(|| {
+        format!(
+            "samples stand for {}, the exact sum is {}",
+            crate::text::duration(event.sampled_weight),
+            crate::text::duration(event.exact_weight)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sample_capture;
+
+    #[test]
+    fn text() {
+        let capture = sample_capture::lossy();
+        assert!(super::is_due(&capture));
+        let mut out = Vec::new();
+        super::write_capture(&capture, &mut out).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+}

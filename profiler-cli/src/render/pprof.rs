@@ -1,0 +1,487 @@
+//! pprof's format: a gzipped `perftools.profiles.Profile`.
+//!
+//! Two values per sample, as pprof's own profilers have them: how many, and how many nanoseconds. Frames keep
+//! their module, build-id and offset in the module's file; process, thread and attributes become labels.
+//! Field numbers: <https://github.com/google/pprof/blob/main/proto/profile.proto>.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use flate2::{Compression, GzBuilder};
+use profiler_proto::{
+    AttributeKey, AttributeSet, AttributesId, Capture, Event, Frame, FrameId, FrameKind, MappingId,
+    StackEnd, StackId, ThreadId,
+};
+use prost::Message;
+
+use super::{Format, summary};
+use crate::text;
+use crate::view::{Total, View, address_name, gap, module_name};
+
+/// `*.pb.gz`.
+pub(crate) static FORMAT: Format = Format {
+    ending: "pb.gz",
+    write,
+};
+
+fn write(view: &View<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let bytes = Builder::new(view.capture).profile(view).encode_to_vec();
+    // No file name and no time in the header: the same capture gives the same bytes.
+    let mut gzip = GzBuilder::new().write(out, Compression::default());
+    gzip.write_all(&bytes)?;
+    gzip.finish()?.flush()
+}
+
+/// Fills the tables of a profile, each entry once. Ids in pprof start at 1.
+struct Builder<'a> {
+    capture: &'a Capture,
+    profile: wire::Profile,
+    strings: HashMap<String, i64>,
+    mappings: HashMap<(MappingId, FrameKind), u64>,
+    locations: HashMap<FrameId, u64>,
+    gaps: HashMap<(StackEnd, bool), u64>,
+    functions: HashMap<(i64, i64), u64>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(capture: &'a Capture) -> Self {
+        let mut builder = Self {
+            capture,
+            profile: wire::Profile::default(),
+            strings: HashMap::new(),
+            mappings: HashMap::new(),
+            locations: HashMap::new(),
+            gaps: HashMap::new(),
+            functions: HashMap::new(),
+        };
+        // The format wants the empty string first.
+        builder.string("");
+        builder
+    }
+
+    fn profile(mut self, view: &View<'_>) -> wire::Profile {
+        let facts = &view.capture.facts;
+        let (counted, measured) = match view.event {
+            Event::Cpu => ("samples", "cpu"),
+            Event::OffCpu => ("waits", "offcpu"),
+            Event::Io => ("requests", "io"),
+        };
+        let nanoseconds = self.value_type(measured, "nanoseconds");
+        self.profile.sample_type = vec![self.value_type(counted, "count"), nanoseconds];
+        self.profile.default_sample_type = self.string(measured);
+        self.profile.period_type = Some(nanoseconds);
+        self.profile.period = match view.event {
+            Event::Cpu => signed(facts.spec.frequency.period_ns()),
+            Event::OffCpu | Event::Io => 1,
+        };
+        self.profile.time_nanos = signed(facts.start_ns);
+        self.profile.duration_nanos = signed(facts.end_ns.saturating_sub(facts.start_ns));
+        self.comments(view);
+        self.samples(view);
+        self.profile
+    }
+
+    fn comments(&mut self, view: &View<'_>) {
+        let facts = &view.capture.facts;
+        let comments = [
+            Some(text::clean(&format!(
+                "host {}, Linux {}",
+                facts.host, facts.kernel
+            ))),
+            Some(text::clean(&format!("target: {}", facts.spec.target))),
+            Some(summary::losses(view.capture, view.event)),
+            view.left_out.sentence(),
+        ];
+        for comment in comments.into_iter().flatten() {
+            let id = self.string(&comment);
+            self.profile.comment.push(id);
+        }
+    }
+
+    fn samples(&mut self, view: &View<'_>) {
+        let mut sums: HashMap<(ThreadId, StackId, AttributesId), Total> = HashMap::new();
+        for sample in view.samples() {
+            let key = (sample.thread, sample.stack, sample.attributes);
+            sums.entry(key).or_default().add(sample);
+        }
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_unstable_by_key(|(key, _)| *key);
+        for ((thread, stack, attributes), total) in sums {
+            let sample = wire::Sample {
+                location_id: self.stack(stack),
+                value: vec![signed(total.count), signed(total.weight_ns)],
+                label: self.labels(thread, attributes),
+            };
+            self.profile.sample.push(sample);
+        }
+    }
+
+    /// Leaf first, as both the model and pprof have it.
+    fn stack(&mut self, id: StackId) -> Vec<u64> {
+        let stack = self.capture.dictionary.stack(id);
+        let mut ids = Vec::with_capacity(stack.kernel.len() + stack.user.len() + 1);
+        for (frames, end, kernel) in [
+            (&stack.kernel, stack.kernel_end, true),
+            (&stack.user, stack.user_end, false),
+        ] {
+            for frame in frames {
+                ids.push(self.location(*frame));
+            }
+            ids.extend(self.gap(end, kernel));
+        }
+        ids
+    }
+
+    fn location(&mut self, id: FrameId) -> u64 {
+        if let Some(known) = self.locations.get(&id) {
+            return *known;
+        }
+        let frame = self.capture.dictionary.frame(id);
+        let mapping_id = self.mapping(frame);
+        let line = self.lines(frame);
+        let location = self.push_location(mapping_id, frame.address, line);
+        self.locations.insert(id, location);
+        location
+    }
+
+    /// A location that stands for the missing part of a stack.
+    fn gap(&mut self, end: StackEnd, kernel: bool) -> Option<u64> {
+        let name = gap(end)?;
+        if let Some(known) = self.gaps.get(&(end, kernel)) {
+            return Some(*known);
+        }
+        let function_id = self.function(name, "");
+        let line = vec![wire::Line {
+            function_id,
+            line: 0,
+        }];
+        let location = self.push_location(0, 0, line);
+        self.gaps.insert((end, kernel), location);
+        Some(location)
+    }
+
+    fn push_location(&mut self, mapping_id: u64, address: u64, line: Vec<wire::Line>) -> u64 {
+        let id = self.profile.location.len() as u64 + 1;
+        self.profile.location.push(wire::Location {
+            id,
+            mapping_id,
+            address,
+            line,
+        });
+        id
+    }
+
+    fn lines(&mut self, frame: &Frame) -> Vec<wire::Line> {
+        let dictionary = &self.capture.dictionary;
+        let named: Vec<_> = frame
+            .lines
+            .iter()
+            .filter(|line| !line.function.is_none())
+            .collect();
+        if named.is_empty() {
+            let module = module_name(self.capture, frame.mapping);
+            let function_id = self.function(&address_name(frame, &module), "");
+            return vec![wire::Line {
+                function_id,
+                line: 0,
+            }];
+        }
+        named
+            .into_iter()
+            .map(|line| wire::Line {
+                function_id: self.function(
+                    dictionary.string(line.function),
+                    dictionary.string(line.file),
+                ),
+                line: i64::from(line.line),
+            })
+            .collect()
+    }
+
+    fn function(&mut self, name: &str, file: &str) -> u64 {
+        let name = self.string(&text::clean(name));
+        let filename = self.string(&text::clean(file));
+        let next = self.functions.len() as u64 + 1;
+        let id = *self.functions.entry((name, filename)).or_insert(next);
+        if id == next {
+            self.profile.function.push(wire::Function {
+                id,
+                name,
+                system_name: name,
+                filename,
+            });
+        }
+        id
+    }
+
+    /// 0 where a user address lies in no known mapping; the kernel always has one.
+    fn mapping(&mut self, frame: &Frame) -> u64 {
+        if frame.mapping.is_none() && frame.kind != FrameKind::Kernel {
+            return 0;
+        }
+        let key = (frame.mapping, frame.kind);
+        if let Some(known) = self.mappings.get(&key) {
+            return *known;
+        }
+        let mapping = self.capture.dictionary.mapping(frame.mapping);
+        let path = mapping.map_or("[kernel]", |m| self.capture.dictionary.string(m.path));
+        let build_id: String = mapping
+            .map_or(&[][..], |m| &m.build_id)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let id = self.mappings.len() as u64 + 1;
+        let mapping = wire::Mapping {
+            id,
+            filename: self.string(&text::clean(path)),
+            build_id: self.string(&build_id),
+            // Every location carries a name, if only module+offset. pprof must not look for better
+            // ones itself: it would take our file offsets for addresses.
+            has_functions: true,
+            has_filenames: true,
+            has_line_numbers: true,
+            has_inline_frames: true,
+        };
+        self.profile.mapping.push(mapping);
+        self.mappings.insert(key, id);
+        id
+    }
+
+    fn labels(&mut self, thread: ThreadId, attributes: AttributesId) -> Vec<wire::Label> {
+        let dictionary = &self.capture.dictionary;
+        let thread = dictionary.thread(thread);
+        let process = dictionary.process(thread.process);
+        let mut labels = vec![
+            self.text_label("process", dictionary.string(process.comm)),
+            self.number_label("pid", u64::from(process.pid), ""),
+            self.text_label("thread", dictionary.string(thread.comm)),
+            self.number_label("tid", u64::from(thread.tid), ""),
+        ];
+        let container = dictionary.string(process.container);
+        if !container.is_empty() {
+            labels.push(self.text_label("container", container));
+        }
+        labels.extend(self.attribute_labels(dictionary.attributes(attributes)));
+        labels
+    }
+
+    fn attribute_labels(&mut self, attributes: &AttributeSet) -> Vec<wire::Label> {
+        attributes
+            .as_slice()
+            .iter()
+            .map(|attribute| {
+                let (key, unit) = match attribute.key() {
+                    AttributeKey::WaitClass => ("wait_class", ""),
+                    AttributeKey::WaitExtent => ("wait_extent", ""),
+                    AttributeKey::Device => ("device", ""),
+                    AttributeKey::Operation => ("operation", ""),
+                    AttributeKey::IoBytes => ("io_bytes", "bytes"),
+                    AttributeKey::QueueNs => ("queue", "nanoseconds"),
+                };
+                match attribute.string() {
+                    Some(id) => self.text_label(key, self.capture.dictionary.string(id)),
+                    None => self.number_label(key, attribute.number().unwrap_or(0), unit),
+                }
+            })
+            .collect()
+    }
+
+    fn text_label(&mut self, key: &str, value: &str) -> wire::Label {
+        wire::Label {
+            key: self.string(key),
+            str: self.string(&text::clean(value)),
+            ..wire::Label::default()
+        }
+    }
+
+    fn number_label(&mut self, key: &str, value: u64, unit: &str) -> wire::Label {
+        wire::Label {
+            key: self.string(key),
+            num: signed(value),
+            num_unit: self.string(unit),
+            ..wire::Label::default()
+        }
+    }
+
+    fn value_type(&mut self, kind: &str, unit: &str) -> wire::ValueType {
+        wire::ValueType {
+            r#type: self.string(kind),
+            unit: self.string(unit),
+        }
+    }
+
+    fn string(&mut self, text: &str) -> i64 {
+        if let Some(known) = self.strings.get(text) {
+            return *known;
+        }
+        let id = self.profile.string_table.len() as i64;
+        self.profile.string_table.push(text.to_owned());
+        self.strings.insert(text.to_owned(), id);
+        id
+    }
+}
+
+/// pprof's numbers are signed; nothing that was measured comes near the limit.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The messages of profile.proto, with the fields that are written.
+mod wire {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Profile {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) sample_type: Vec<ValueType>,
+        #[prost(message, repeated, tag = "2")]
+        pub(super) sample: Vec<Sample>,
+        #[prost(message, repeated, tag = "3")]
+        pub(super) mapping: Vec<Mapping>,
+        #[prost(message, repeated, tag = "4")]
+        pub(super) location: Vec<Location>,
+        #[prost(message, repeated, tag = "5")]
+        pub(super) function: Vec<Function>,
+        #[prost(string, repeated, tag = "6")]
+        pub(super) string_table: Vec<String>,
+        #[prost(int64, tag = "9")]
+        pub(super) time_nanos: i64,
+        #[prost(int64, tag = "10")]
+        pub(super) duration_nanos: i64,
+        #[prost(message, optional, tag = "11")]
+        pub(super) period_type: Option<ValueType>,
+        #[prost(int64, tag = "12")]
+        pub(super) period: i64,
+        #[prost(int64, repeated, tag = "13")]
+        pub(super) comment: Vec<i64>,
+        #[prost(int64, tag = "14")]
+        pub(super) default_sample_type: i64,
+    }
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub(super) struct ValueType {
+        #[prost(int64, tag = "1")]
+        pub(super) r#type: i64,
+        #[prost(int64, tag = "2")]
+        pub(super) unit: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Sample {
+        #[prost(uint64, repeated, tag = "1")]
+        pub(super) location_id: Vec<u64>,
+        #[prost(int64, repeated, tag = "2")]
+        pub(super) value: Vec<i64>,
+        #[prost(message, repeated, tag = "3")]
+        pub(super) label: Vec<Label>,
+    }
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub(super) struct Label {
+        #[prost(int64, tag = "1")]
+        pub(super) key: i64,
+        #[prost(int64, tag = "2")]
+        pub(super) str: i64,
+        #[prost(int64, tag = "3")]
+        pub(super) num: i64,
+        #[prost(int64, tag = "4")]
+        pub(super) num_unit: i64,
+    }
+
+    /// Memory ranges are left out: locations hold offsets in the file.
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub(super) struct Mapping {
+        #[prost(uint64, tag = "1")]
+        pub(super) id: u64,
+        #[prost(int64, tag = "5")]
+        pub(super) filename: i64,
+        #[prost(int64, tag = "6")]
+        pub(super) build_id: i64,
+        #[prost(bool, tag = "7")]
+        pub(super) has_functions: bool,
+        #[prost(bool, tag = "8")]
+        pub(super) has_filenames: bool,
+        #[prost(bool, tag = "9")]
+        pub(super) has_line_numbers: bool,
+        #[prost(bool, tag = "10")]
+        pub(super) has_inline_frames: bool,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Location {
+        #[prost(uint64, tag = "1")]
+        pub(super) id: u64,
+        #[prost(uint64, tag = "2")]
+        pub(super) mapping_id: u64,
+        #[prost(uint64, tag = "3")]
+        pub(super) address: u64,
+        #[prost(message, repeated, tag = "4")]
+        pub(super) line: Vec<Line>,
+    }
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub(super) struct Line {
+        #[prost(uint64, tag = "1")]
+        pub(super) function_id: u64,
+        #[prost(int64, tag = "2")]
+        pub(super) line: i64,
+    }
+
+    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    pub(super) struct Function {
+        #[prost(uint64, tag = "1")]
+        pub(super) id: u64,
+        #[prost(int64, tag = "2")]
+        pub(super) name: i64,
+        #[prost(int64, tag = "3")]
+        pub(super) system_name: i64,
+        #[prost(int64, tag = "4")]
+        pub(super) filename: i64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::sample_capture;
+
+    fn decoded(event: Event) -> wire::Profile {
+        let capture = sample_capture::capture();
+        let view = View::new(&capture, event, false).unwrap();
+        let mut gz = Vec::new();
+        write(&view, &mut gz).unwrap();
+        let mut bytes = Vec::new();
+        flate2::read::GzDecoder::new(gz.as_slice())
+            .read_to_end(&mut bytes)
+            .unwrap();
+        wire::Profile::decode(bytes.as_slice()).unwrap()
+    }
+
+    #[test]
+    fn cpu_profile() {
+        insta::assert_debug_snapshot!(decoded(Event::Cpu));
+    }
+
+    #[test]
+    fn every_reference_is_to_something() {
+        for event in Event::ALL {
+            let profile = decoded(event);
+            assert_eq!(profile.string_table.first().map(String::as_str), Some(""));
+            for sample in &profile.sample {
+                assert_eq!(sample.value.len(), profile.sample_type.len());
+                for id in &sample.location_id {
+                    assert_eq!(profile.location[*id as usize - 1].id, *id);
+                }
+            }
+            for location in &profile.location {
+                assert!(location.mapping_id as usize <= profile.mapping.len());
+                for line in &location.line {
+                    assert_eq!(
+                        profile.function[line.function_id as usize - 1].id,
+                        line.function_id
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What a capture holds, in one screen of text.
+
+use std::io::{self, Write};
+
+use profiler_proto::{Capture, DeviceStatistics, Event, Facts, Histogram};
+
+use super::{ledger, top};
+use crate::text::{bytes, clean, count, duration, percent, plural, share, utc, utc_time};
+use crate::view::View;
+
+/// Functions shown of each event.
+pub(crate) const FUNCTIONS: usize = 5;
+
+/// Devices shown of a capture with I/O.
+const DEVICES: usize = 5;
+
+/// Writes the summary of a capture.
+pub(crate) fn write(capture: &Capture, all: bool, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", heading(capture))?;
+    for event in &capture.facts.spec.events {
+        writeln!(out)?;
+        match View::new(capture, *event, all) {
+            Some(view) => write_event(&view, out)?,
+            None => write_missing(capture, *event, out)?,
+        }
+    }
+    for warning in &capture.facts.warnings {
+        writeln!(out, "\nnote: {}", clean(warning))?;
+    }
+    if ledger::is_due(capture) {
+        writeln!(out)?;
+        ledger::write_capture(capture, out)?;
+    }
+    Ok(())
+}
+
+/// Host, window and target in one line.
+pub(crate) fn heading(capture: &Capture) -> String {
+    let facts = &capture.facts;
+    format!(
+        "{} · {} · {}",
+        clean(&facts.host),
+        window(facts),
+        clean(&facts.spec.target.to_string())
+    )
+}
+
+/// `2026-11-20 13:55:01 to 13:55:11 UTC (10.0 s)`
+pub(crate) fn window(facts: &Facts) -> String {
+    let (start, end) = (utc(facts.start_ns), utc(facts.end_ns));
+    let same_day = start.split(' ').next() == end.split(' ').next();
+    let end = if same_day {
+        utc_time(facts.end_ns)
+    } else {
+        end
+    };
+    let length = facts.end_ns.saturating_sub(facts.start_ns);
+    format!("{start} to {end} UTC ({})", duration(length))
+}
+
+/// What was lost of one event, in a few words.
+pub(crate) fn losses(capture: &Capture, event: Event) -> String {
+    match capture.ledger.event(event) {
+        None => "no ledger".to_owned(),
+        Some(ledger) if ledger.lost() == 0 => "nothing lost".to_owned(),
+        Some(ledger) => format!(
+            "{} lost ({})",
+            count(ledger.lost()),
+            share(100.0 * ledger.lost_share())
+        ),
+    }
+}
+
+/// Amount, mechanism and losses of one event in one line.
+pub(crate) fn event_line(view: &View<'_>) -> String {
+    let total = view.total();
+    let amount = match view.event {
+        Event::Cpu => format!(
+            "{} = {} of CPU time",
+            plural(total.count, "sample"),
+            duration(total.weight_ns)
+        ),
+        Event::OffCpu => format!(
+            "{} of waiting in {}",
+            duration(total.weight_ns),
+            plural(total.count, "sampled wait")
+        ),
+        Event::Io => format!(
+            "{} of disk latency in {}",
+            duration(total.weight_ns),
+            plural(total.count, "sampled request")
+        ),
+    };
+    let facts = view.capture.facts.event(view.event);
+    let mechanism = facts.map_or(String::new(), |facts| clean(&facts.mechanism));
+    let losses = losses(view.capture, view.event);
+    let mut parts = vec![amount, mechanism, losses];
+    parts.retain(|part| !part.is_empty());
+    format!("{:<8}{}", view.event, parts.join(" · "))
+}
+
+fn write_event(view: &View<'_>, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", event_line(view))?;
+    let table = top::table(view);
+    for row in table.rows.iter().take(FUNCTIONS) {
+        let own = row.own.rank(view.event);
+        if own > 0 {
+            let percent = percent(own, table.whole.rank(view.event));
+            writeln!(out, "{percent:>7.1}%  {}", row.label())?;
+        }
+    }
+    if view.event == Event::Io {
+        write_devices(view.capture, out)?;
+    }
+    if let Some(sentence) = view.left_out.sentence() {
+        writeln!(out, "        {sentence}; --all shows them")?;
+    }
+    Ok(())
+}
+
+fn write_missing(capture: &Capture, event: Event, out: &mut dyn Write) -> io::Result<()> {
+    let reason = capture.facts.event(event).map_or("", |facts| &facts.reason);
+    let reason = if reason.is_empty() {
+        "the agent sent no profile of it".to_owned()
+    } else {
+        clean(reason)
+    };
+    writeln!(out, "{event:<8}not measured: {reason}")
+}
+
+fn write_devices(capture: &Capture, out: &mut dyn Write) -> io::Result<()> {
+    let mut devices: Vec<_> = capture.devices.iter().filter(|d| d.count > 0).collect();
+    devices.sort_by_key(|d| {
+        (
+            std::cmp::Reverse(d.device_ns.saturating_add(d.queue_ns)),
+            capture.dictionary.string(d.device),
+            capture.dictionary.string(d.operation),
+        )
+    });
+    for device in devices.iter().take(DEVICES) {
+        write_device(capture, device, out)?;
+    }
+    if devices.len() > DEVICES {
+        writeln!(
+            out,
+            "        {} more",
+            plural((devices.len() - DEVICES) as u64, "row")
+        )?;
+    }
+    Ok(())
+}
+
+fn write_device(
+    capture: &Capture,
+    device: &DeviceStatistics,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let name = |id| clean(capture.dictionary.string(id));
+    let errors = match device.errors {
+        0 => String::new(),
+        errors => format!(", {}", plural(errors, "error")),
+    };
+    writeln!(
+        out,
+        "        {:<10} {:<8} {:>9}, {:>9}, device p50 {}, p99 {}{}{errors}",
+        name(device.device),
+        name(device.operation),
+        plural(device.count, "request"),
+        bytes(device.bytes),
+        below(&device.device_histogram, 0.5),
+        below(&device.device_histogram, 0.99),
+        queueing(device),
+    )
+}
+
+/// Mean time before the device, where there was any to speak of.
+fn queueing(device: &DeviceStatistics) -> String {
+    let mean = device.queue_ns / device.count.max(1);
+    if mean < 1000 {
+        return String::new();
+    }
+    format!(", queued {} on average", duration(mean))
+}
+
+/// A quantile of a histogram with buckets of powers of two: all that is known is its bucket.
+fn below(histogram: &Histogram, quantile: f64) -> String {
+    histogram.quantile(quantile).map_or_else(
+        || "unknown".to_owned(),
+        |(_, high)| format!("< {}", duration(high)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sample_capture;
+
+    fn text(capture: &profiler_proto::Capture, all: bool) -> String {
+        let mut out = Vec::new();
+        super::write(capture, all, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_whole_capture() {
+        insta::assert_snapshot!(text(&sample_capture::capture(), false));
+    }
+
+    #[test]
+    fn a_capture_with_losses_and_a_missing_event() {
+        insta::assert_snapshot!(text(&sample_capture::lossy(), true));
+    }
+
+    #[test]
+    fn nothing_in_it_can_steer_a_terminal() {
+        let text = text(&sample_capture::hostile(), false);
+        assert!(
+            !text.chars().any(|c| c.is_control() && c != '\n'),
+            "{text:?}"
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! Writing what a capture gave to where `-o` says: prepared before the capture, published after it.
+
+use std::path::PathBuf;
+
+use profiler_proto::{Capture, CaptureFileWriter, Event};
+
+use crate::capturing::CaptureFile;
+use crate::error::{CliError, sentence};
+use crate::output::{Destination, OutputDirectory, PendingFile, SealedFile};
+use crate::render::{CAPTURE_ENDING, FORMATS, Format};
+use crate::text;
+use crate::view::View;
+
+/// Name of the capture in a directory of results.
+const CAPTURE_NAME: &str = "host.capture";
+
+/// Begun files, which leave nothing when dropped.
+pub(crate) struct Results<'a> {
+    destination: Destination<'a>,
+    // Before `directory`: the file must be gone when the directory is removed.
+    file: Option<PendingFile>,
+    directory: Option<OutputDirectory>,
+    all: bool,
+}
+
+impl<'a> Results<'a> {
+    /// Begins the files, which proves that they can be written. `all` is for [`View::new`].
+    pub(crate) fn prepare(destination: Destination<'a>, all: bool) -> Result<Self, CliError> {
+        let mut directory = None;
+        let path = match destination {
+            Destination::Default => PathBuf::from("this capture"),
+            Destination::Capture(path) | Destination::Single(path, ..) => path.to_owned(),
+            Destination::Directory(path) => {
+                let made = directory.insert(OutputDirectory::create(path)?);
+                made.join(CAPTURE_NAME)
+            }
+        };
+        Ok(Self {
+            destination,
+            file: Some(PendingFile::create(&path)?),
+            directory,
+            all,
+        })
+    }
+
+    /// The file that frames are to be written to as they come; none where no capture file is wanted.
+    pub(crate) fn take_capture_file(&mut self) -> Result<Option<CaptureFile>, CliError> {
+        if matches!(self.destination, Destination::Single(..)) {
+            return Ok(None);
+        }
+        let writer = self.file.take().map(CaptureFileWriter::new).transpose();
+        writer.map_err(|error| CliError::Failed(sentence(&error)))
+    }
+
+    /// Writes everything, then gives every file its name; returns the names.
+    pub(crate) fn write(
+        self,
+        capture: &Capture,
+        frames: Option<CaptureFile>,
+    ) -> Result<Vec<PathBuf>, CliError> {
+        let mut sealed = Vec::new();
+        if let Some(frames) = frames {
+            let finished = frames.finish();
+            let mut file = finished.map_err(|error| CliError::Failed(sentence(&error)))?;
+            if matches!(self.destination, Destination::Default) {
+                file.rename(&default_name(capture));
+            }
+            sealed.push(file.seal()?);
+        }
+        if let (Destination::Single(_, format, event), Some(file)) = (self.destination, self.file) {
+            let view = View::open(capture, event, self.all)?;
+            sealed.push(render(&view, format, file)?);
+        }
+        if let Some(directory) = &self.directory {
+            for event in &capture.facts.spec.events {
+                sealed.extend(render_all(capture, *event, self.all, directory)?);
+            }
+        }
+        let published: Result<_, _> = sealed.into_iter().map(SealedFile::publish).collect();
+        if let Some(directory) = self.directory {
+            directory.keep();
+        }
+        published
+    }
+}
+
+/// One event in every format; nothing where the event was not measured.
+fn render_all(
+    capture: &Capture,
+    event: Event,
+    all: bool,
+    directory: &OutputDirectory,
+) -> Result<Vec<SealedFile>, CliError> {
+    let Some(view) = View::new(capture, event, all) else {
+        return Ok(Vec::new());
+    };
+    let formats = FORMATS.iter().map(|format| {
+        let path = directory.join(&format!("{event}.{}", format.ending));
+        render(&view, format, PendingFile::create(&path)?)
+    });
+    formats.collect()
+}
+
+fn render(view: &View<'_>, format: &Format, mut file: PendingFile) -> Result<SealedFile, CliError> {
+    (format.write)(view, &mut file).map_err(|error| file.failed(error))?;
+    file.seal()
+}
+
+/// `<host>-<UTC time>.capture`, with nothing in the host's name that could lead elsewhere.
+fn default_name(capture: &Capture) -> String {
+    let facts = &capture.facts;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let host: String = facts
+        .host
+        .chars()
+        .map(|c| if plain(c) { c } else { '_' })
+        .collect();
+    // A leading dot would hide the file, a leading dash make it an option.
+    let host = host.trim_start_matches(['.', '-']);
+    let host = if host.is_empty() { "host" } else { host };
+    format!(
+        "{host}-{}.{CAPTURE_ENDING}",
+        text::utc_compact(facts.start_ns)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use profiler_proto::{chunks, encode_frame, read_capture};
+
+    use super::*;
+    use crate::sample_capture;
+
+    fn write(destination: Destination<'_>, capture: &Capture) -> Result<Vec<PathBuf>, CliError> {
+        let mut results = Results::prepare(destination, false)?;
+        let mut file = results.take_capture_file()?;
+        for chunk in chunks(capture) {
+            crate::capturing::append(&mut file, &chunk)?;
+            encode_frame(&chunk).unwrap();
+        }
+        results.write(capture, file)
+    }
+
+    #[test]
+    fn a_directory_holds_every_event_in_every_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let mut capture = sample_capture::capture();
+        capture.canonicalize();
+        let written = write(Destination::Directory(&out), &capture).unwrap();
+        assert_eq!(written.len(), 1 + 3 * FORMATS.len());
+        assert_eq!(fs::read_dir(&out).unwrap().count(), written.len());
+        let file = fs::File::open(out.join(CAPTURE_NAME)).unwrap();
+        let mut back = read_capture(file).unwrap();
+        back.canonicalize();
+        assert_eq!(back, capture);
+    }
+
+    #[test]
+    fn an_event_that_was_not_measured_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("io.svg");
+        let destination = Destination::Single(&path, FORMATS[0], Event::Io);
+        let error = write(destination, &sample_capture::lossy()).unwrap_err();
+        assert_eq!(error.exit_code(), crate::error::exit::PARTIAL);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_host_s_name_cannot_lead_elsewhere() {
+        let mut capture = sample_capture::capture();
+        capture.facts.host = "../../etc/x".to_owned();
+        let name = default_name(&capture);
+        assert!(!name.contains('/') && !name.starts_with('.'), "{name}");
+        capture.facts.host.clear();
+        assert_eq!(default_name(&capture), "host-20261120T135501Z.capture");
+    }
+}

@@ -9,6 +9,9 @@ use super::guest::{Results, Step};
 /// What a capture must hold, in the order of the table.
 pub(crate) const EVENTS: [&str; 3] = ["cpu", "offcpu", "io"];
 
+/// The disk of the guests answers no request sooner: see tests/vm/init.sh.
+const DISK_LATENCY_NS: f64 = 5e6;
+
 /// Exit codes of `profiler record` that leave a capture: complete, and partial, which a slow guest may well be.
 const CAPTURED: [i32; 2] = [0, 3];
 
@@ -45,6 +48,44 @@ struct Rung {
     available: bool,
     #[serde(default)]
     verified_instructions: BTreeMap<String, u64>,
+}
+
+/// The part of `profiler top --output json` that is of use here.
+#[derive(Deserialize)]
+struct Top {
+    samples: u64,
+    weight_ns: u64,
+    functions: Vec<serde_json::Value>,
+    ledger: Vec<EventLedger>,
+}
+
+#[derive(Deserialize)]
+struct EventLedger {
+    event: String,
+    balanced: bool,
+}
+
+impl Top {
+    /// What is wrong with the samples of an event, if anything is.
+    fn fault(&self, event: &str) -> Option<String> {
+        if self.samples == 0 || self.functions.is_empty() {
+            return Some("no samples".to_owned());
+        }
+        if !self
+            .ledger
+            .iter()
+            .any(|of| of.event == event && of.balanced)
+        {
+            return Some("the ledger does not add up".to_owned());
+        }
+        let mean_ns = self.weight_ns as f64 / self.samples as f64;
+        if event == "io" && mean_ns < DISK_LATENCY_NS {
+            return Some(format!(
+                "a request takes {mean_ns:.0} ns, sooner than the disk can"
+            ));
+        }
+        None
+    }
 }
 
 impl Outcome {
@@ -121,11 +162,20 @@ impl Outcome {
         }
     }
 
-    fn has_samples(&mut self, event: &str, step: Option<Step>) {
-        let rows = step.map_or(0, |step| rows(&step.output));
-        if rows == 0 {
+    fn has_samples(&mut self, event: &str, step: Option<Step>) -> bool {
+        let Some(step) = step else {
             self.fail(format!("{event}: no samples"));
+            return false;
+        };
+        let fault = match serde_json::from_str::<Top>(&step.output) {
+            Ok(top) => top.fault(event),
+            Err(error) => Some(format!("{error}; {}", first_line(&step.messages))),
+        };
+        let good = fault.is_none();
+        if let Some(fault) = fault {
+            self.fail(format!("{event}: {fault}"));
         }
+        good
     }
 
     fn hotplug(&mut self, results: &Results) {
@@ -133,20 +183,9 @@ impl Outcome {
             return;
         };
         let captured = self.captured("capture during hotplug", results.step("hotplug"));
-        let sampled = results
-            .step("hotplug-top")
-            .is_some_and(|step| rows(&step.output) > 0);
-        if captured && !sampled {
-            self.fail("capture during hotplug: no samples".to_owned());
-        }
-        self.hotplug = Some(captured && sampled && online.output.trim() == "1");
+        let sampled = captured && self.has_samples("cpu", results.step("hotplug-top"));
+        self.hotplug = Some(sampled && online.output.trim() == "1");
     }
-}
-
-/// Rows of `profiler top --output json`; 0 for anything that is not that.
-fn rows(json: &str) -> usize {
-    let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-    value["functions"].as_array().map_or(0, Vec::len)
 }
 
 fn first_line(messages: &str) -> &str {
@@ -160,7 +199,8 @@ pub(crate) fn page(outcomes: &[Outcome]) -> String {
          Written by `cargo xtask test-vm`: Debian's kernels for amd64 under qemu's emulation, two processors, the newest\n\
          of each line. In each guest `smoke.sh` runs `profiler doctor`, captures all three events for 3 s beside a busy\n\
          thread, a sleeper and a writer on a disk with 5 ms of latency, and takes a processor away and back during a\n\
-         further capture. A kernel passes when every event has samples. Timings under emulation mean nothing.\n\n\
+         further capture. A kernel passes when every event has samples, the ledger adds up and no request seems faster\n\
+         than the disk. Timings under emulation mean nothing otherwise.\n\n\
          ## Rungs in use\n\n{}\n\
          ## Instructions the verifier looked at\n\n\
          At most 1,000,000 are allowed. Kernels before 5.16 do not say how many there were.\n\n{}",
@@ -239,7 +279,8 @@ mod tests {
             {"mechanism": "cpu-clock", "available": true, "verified_instructions": {"cpu_sample": 812}}]},
         {"event": "offcpu", "rungs": [{"mechanism": "btf", "available": true, "verified_instructions": {"switch": 0}}]},
         {"event": "io", "rungs": [{"mechanism": "btf", "available": true}]}]}"#;
-    const TOP: &str = r#"{"functions": [{"name": "main"}]}"#;
+    const TOP: &str = r#"{"samples": 9, "weight_ns": 46000000, "functions": [{"function": "main"}],
+        "ledger": [{"event": "cpu", "balanced": true}, {"event": "offcpu", "balanced": true}, {"event": "io", "balanced": true}]}"#;
 
     /// What a guest leaves that passes, for a test to spoil.
     fn guest() -> TempDir {
@@ -281,8 +322,34 @@ mod tests {
     #[test]
     fn an_event_without_samples_fails() {
         let folder = guest();
-        step(&folder, "top-io", 0, r#"{"functions": []}"#);
+        step(
+            &folder,
+            "top-io",
+            0,
+            &TOP.replace("\"samples\": 9", "\"samples\": 0"),
+        );
         assert_eq!(outcome(&folder).failures, ["io: no samples"]);
+    }
+
+    #[test]
+    fn a_ledger_that_does_not_add_up_fails() {
+        let folder = guest();
+        step(&folder, "top-cpu", 0, &TOP.replacen("true", "false", 1));
+        assert_eq!(
+            outcome(&folder).failures,
+            ["cpu: the ledger does not add up"]
+        );
+    }
+
+    #[test]
+    fn a_disk_faster_than_it_can_be_fails() {
+        let folder = guest();
+        step(&folder, "top-io", 0, &TOP.replace("46000000", "44000000"));
+        let failures = outcome(&folder).failures;
+        assert!(
+            failures[0].starts_with("io: a request takes 4888889 ns"),
+            "{failures:?}"
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) struct Package {
     pub(crate) why: &'static str,
     /// Any one of these programs or files proves it present where dpkg cannot be asked.
     pub(crate) proof: &'static [&'static str],
+    /// What to do for it on another system.
+    pub(crate) elsewhere: &'static str,
 }
 
 /// Sees to it that all of `packages` are there: installs them on Debian, says what to install elsewhere.
@@ -94,18 +96,20 @@ fn exists(path_or_program: &str) -> bool {
 
 fn instructions(system: &System, missing: &[Package]) -> String {
     let mut text = format!(
-        "this is {}; packages are installed by this program on Debian only.\n\
-         Please install what Debian calls:\n",
+        "this is {}; packages are installed by this program on Debian only. Still needed:\n",
         system.name
     );
-    for package in missing {
-        let proof = package.proof.join(" or ");
-        text += &format!(
-            "  {:<24} {} (looked for: {proof})\n",
-            package.name, package.why
-        );
+    for (index, package) in missing.iter().enumerate() {
+        // What takes several packages on Debian may be one thing elsewhere.
+        let known = &missing[..index];
+        if !known
+            .iter()
+            .any(|other| other.elsewhere == package.elsewhere)
+        {
+            text += &format!("  {}\n      {}\n", package.elsewhere, package.why);
+        }
     }
-    text + "and run the same command again."
+    text + "Then run the same command again."
 }
 
 fn install(system: &System, missing: &[Package]) -> Result<()> {
@@ -215,11 +219,13 @@ mod tests {
         name: "g++",
         why: "compiles",
         proof: &["c++", "/usr/bin/g++"],
+        elsewhere: "install a C++ compiler",
     };
     const LIBRARY: Package = Package {
         name: "llvm-22-dev",
         why: "links",
         proof: &["llvm-config-22"],
+        elsewhere: "install LLVM 22",
     };
 
     #[test]
@@ -244,11 +250,15 @@ mod tests {
     }
 
     #[test]
-    fn instructions_name_the_system_and_every_package() {
+    fn instructions_name_the_system_and_everything_once() {
         let fedora = System::parse("ID=fedora\nPRETTY_NAME=\"Fedora Linux 44\"");
-        let text = instructions(&fedora, &[COMPILER, LIBRARY]);
-        for part in ["Fedora Linux 44", "g++", "llvm-22-dev", "llvm-config-22"] {
-            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        let text = instructions(&fedora, &[COMPILER, LIBRARY, COMPILER]);
+        for part in [
+            "Fedora Linux 44",
+            "install a C++ compiler",
+            "install LLVM 22",
+        ] {
+            assert_eq!(text.matches(part).count(), 1, "{part} in:\n{text}");
         }
     }
 

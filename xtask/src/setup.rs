@@ -36,33 +36,40 @@ const COMPILER: &[Package] = &[
     Package {
         name: "rustc-web",
         why: "Rust compiler for the kernel programs",
-        proof: RUST_SRC,
+        proof: NOTHING,
+        elsewhere: RUST_SRC,
     },
     Package {
         name: "cargo-web",
         why: "the cargo that goes with it",
-        proof: RUST_SRC,
+        proof: NOTHING,
+        elsewhere: RUST_SRC,
     },
     Package {
         name: "libstd-rust-web-dev-bpf",
         why: "`core` for the BPF target",
-        proof: RUST_SRC,
+        proof: NOTHING,
+        elsewhere: RUST_SRC,
     },
 ];
 
-/// Outside Debian only rustup has a compiler for BPF; the proof is never found, since `find_rust_src` already looked.
-const RUST_SRC: &[&str] = &["`rustup component add rust-src`, Rust 1.95 or later with LLVM 22"];
+const RUST_SRC: &str =
+    "`rustup component add rust-src`, for a toolchain of Rust 1.95 or later and LLVM 22 or earlier";
+/// Outside Debian only `rust-src` will do, which was looked for before any package.
+const NOTHING: &[&str] = &[];
 
 const LINKER: &[Package] = &[
     Package {
         name: "llvm-22-dev",
         why: "LLVM's libraries, which bpf-linker is made of",
         proof: &["/usr/lib/llvm-22/bin/llvm-config"],
+        elsewhere: "install LLVM 22 with its headers; if need be, link its folder to /usr/lib/llvm-22",
     },
     Package {
         name: "g++",
         why: "C++ linking of bpf-linker; C parts of crates",
         proof: &["c++"],
+        elsewhere: "install a C++ compiler, as `c++`",
     },
 ];
 

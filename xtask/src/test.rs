@@ -25,16 +25,19 @@ const PACKAGES: &[Package] = &[
         name: "gcc",
         why: "compiles the workloads of the end-to-end tests",
         proof: &["gcc"],
+        elsewhere: "install gcc",
     },
     Package {
         name: "e2fsprogs",
         why: "mkfs.ext4, for the disk of the I/O tests",
         proof: &["mkfs.ext4", "/sbin/mkfs.ext4", "/usr/sbin/mkfs.ext4"],
+        elsewhere: "install e2fsprogs",
     },
     Package {
         name: "mount",
         why: "losetup and mount, for the same disk",
         proof: &["losetup", "/sbin/losetup", "/usr/sbin/losetup"],
+        elsewhere: "install util-linux",
     },
 ];
 

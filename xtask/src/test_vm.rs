@@ -34,31 +34,37 @@ const PACKAGES: &[Package] = &[
         name: "qemu-system-x86",
         why: "emulates the machines the kernels boot on",
         proof: &["qemu-system-x86_64"],
+        elsewhere: "install qemu for x86_64",
     },
     Package {
         name: "kmod",
         why: "depmod, for the order of kernel modules",
         proof: &["/sbin/depmod"],
+        elsewhere: "install kmod",
     },
     Package {
         name: "xz-utils",
         why: "unpacks kernel modules",
         proof: &["xz"],
+        elsewhere: "install xz",
     },
     Package {
         name: "zstd",
         why: "unpacks kernel modules",
         proof: &["zstd"],
+        elsewhere: "install zstd",
     },
     Package {
         name: "dpkg",
         why: "unpacks Debian's kernels",
         proof: &["dpkg-deb"],
+        elsewhere: "install dpkg",
     },
     Package {
         name: "apt",
         why: "fetches Debian's kernels",
         proof: &["apt-get"],
+        elsewhere: "install apt, with the keys of Debian's archive",
     },
 ];
 

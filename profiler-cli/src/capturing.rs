@@ -9,7 +9,7 @@ use profiler_proto::pb::{self, Phase};
 use profiler_proto::{
     CaptureAssembler, CaptureFileWriter, CaptureSpec, Event, decode_frame, encode_frame,
 };
-use tonic::{Code, Streaming};
+use tonic::{Code, Response, Streaming};
 
 use crate::client::Agent;
 use crate::error::{CliError, sentence};
@@ -129,12 +129,15 @@ impl<'a> Capturing<'a> {
             spec: Some(spec.into()),
         };
         let mut client = self.agent.client.clone();
-        tokio::select! {
-            answer = client.capture(request) => match answer {
-                Ok(response) => Ok(response.into_inner()),
-                Err(status) => Err(self.agent.error(CALL, &status)),
-            },
-            _ = self.interrupts.next() => Err(CliError::Aborted),
+        let mut call = std::pin::pin!(client.capture(request));
+        loop {
+            tokio::select! {
+                answer = &mut call => {
+                    let answer = answer.map_err(|status| self.agent.error(CALL, &status));
+                    return answer.map(Response::into_inner);
+                }
+                interrupt = self.interrupts.next() => self.interrupt(interrupt)?,
+            }
         }
     }
 

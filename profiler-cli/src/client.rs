@@ -198,7 +198,7 @@ fn status_error(agent: &str, doing: &str, status: &Status) -> CliError {
         )),
         // The transport's own words are about frames and streams, the reason lies below them.
         Code::Unavailable | Code::Unknown | Code::Cancelled if status.source().is_some() => {
-            let cause = status.source().map_or(said, |source| root_cause(source));
+            let cause = status.source().map_or(said, root_cause);
             CliError::AgentLost(format!("{agent} went away during {doing} ({cause})"))
         }
         _ => CliError::Failed(format!("{doing} failed on {agent}: {said}")),

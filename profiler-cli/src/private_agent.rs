@@ -1,6 +1,5 @@
 //! An agent started for the length of one command, on a socket that only this user can reach.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -127,7 +126,7 @@ fn find_agent() -> PathBuf {
         .ok()
         .map(|exe| exe.with_file_name(AGENT))
         .filter(|path| path.is_file());
-    let search = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let search = std::env::var_os("PATH").unwrap_or_default();
     beside
         .or_else(|| {
             std::env::split_paths(&search)

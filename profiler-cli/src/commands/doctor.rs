@@ -71,14 +71,14 @@ fn write_text(answer: &DoctorResponse, out: &mut dyn Write) -> io::Result<()> {
         let state = state_word(check.state());
         writeln!(
             out,
-            "{state:<9}{:<width$}  {}",
+            "{state:<10}{:<width$}  {}",
             clean(&check.name),
             clean(&check.found)
         )?;
         if !check.advice.is_empty() {
             writeln!(
                 out,
-                "{:9}{:<width$}  to do: {}",
+                "{:10}{:<width$}  to do: {}",
                 "",
                 "",
                 clean(&check.advice)
@@ -95,8 +95,8 @@ fn write_text(answer: &DoctorResponse, out: &mut dyn Write) -> io::Result<()> {
 fn write_event(event: &pb::EventProbe, out: &mut dyn Write) -> io::Result<()> {
     let name = event_name(event);
     match in_use(event) {
-        Some(rung) => writeln!(out, "{name:<9}measured by {}", clean(&rung.mechanism))?,
-        None => writeln!(out, "{name:<9}cannot be measured here")?,
+        Some(rung) => writeln!(out, "{name:<10}measured by {}", clean(&rung.mechanism))?,
+        None => writeln!(out, "{name:<10}cannot be measured here")?,
     }
     for rung in &event.rungs {
         let (word, detail) = if rung.available {
@@ -106,7 +106,7 @@ fn write_event(event: &pb::EventProbe, out: &mut dyn Write) -> io::Result<()> {
         };
         writeln!(
             out,
-            "{:9}{:<6} {}: {detail}",
+            "{:10}{:<6} {}: {detail}",
             "",
             word,
             clean(&rung.mechanism)
@@ -142,7 +142,7 @@ fn event_name(event: &pb::EventProbe) -> String {
 fn state_word(state: CheckState) -> &'static str {
     match state {
         CheckState::Ok => "ok",
-        CheckState::Degraded => "less",
+        CheckState::Degraded => "degraded",
         CheckState::Failed => "missing",
         CheckState::Unspecified => "unknown",
     }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use profiler_proto::{Capture, Event, EventLedger, Ledger, SkipReason, StackEnd};
 
-use crate::text::{clean, count, share};
+use crate::text::{clean, count, duration, percent, share};
 
 /// Whether the reader of a result must see the ledger: something was lost or was not to be had.
 pub(crate) fn is_due(capture: &Capture) -> bool {
@@ -90,7 +90,7 @@ fn skips(skipped: &BTreeMap<SkipReason, i64>) -> String {
         .iter()
         .filter(|(_, number)| **number != 0)
         .map(|(reason, number)| match number {
-            n if *n > 0 => format!(", {} {reason}", count(n.unsigned_abs())),
+            n if *n > 0 => format!(", {} skipped ({reason})", count(n.unsigned_abs())),
             n => format!(", {} more than expected", count(n.unsigned_abs())),
         })
         .collect()
@@ -118,21 +118,20 @@ fn ends(part: &str, ends: &BTreeMap<StackEnd, u64>) -> Option<String> {
     let all: u64 = counts.iter().map(|(_, number)| **number).sum();
     let parts: Vec<_> = counts
         .iter()
-        .map(|(end, number)| {
-            let percent = crate::text::percent(**number, all);
-            format!("{} {end}", share(percent))
-        })
+        .map(|(end, number)| format!("{} {end}", share(percent(**number, all))))
         .collect();
     (all > 0).then(|| format!("{part} stacks: {}", parts.join(", ")))
 }
 
 /// How far the samples are from the exact sum.
 fn exactness(event: &EventLedger) -> Option<String> {
-    (event.exact_weight > 0).then(|| {
+    let (sampled, exact) = (event.sampled_weight, event.exact_weight);
+    let direction = if sampled < exact { "less" } else { "more" };
+    (exact > 0).then(|| {
         format!(
-            "samples stand for {}, the exact sum is {}",
-            crate::text::duration(event.sampled_weight),
-            crate::text::duration(event.exact_weight)
+            "samples stand for {}, {} {direction} than the exact sum",
+            duration(sampled),
+            share(percent(sampled.abs_diff(exact), exact)),
         )
     })
 }

@@ -120,15 +120,13 @@ impl Role {
     }
 }
 
-/// What the legend says, with the role whose colour stands beside it.
-fn legend(event: Event) -> &'static [(&'static str, Role)] {
+/// What the legend says, with the roles whose colours stand before it.
+fn legend(event: Event) -> &'static [(&'static [Role], &'static str)] {
     match event {
-        Event::Cpu | Event::Io => &[("user", Role::User), ("kernel", Role::Kernel)],
+        Event::Cpu | Event::Io => &[(&[Role::User], "user"), (&[Role::Kernel], "kernel")],
         Event::OffCpu => &[
-            ("blocked, user", Role::User),
-            ("kernel", Role::Kernel),
-            ("runnable, user", Role::RunnableUser),
-            ("kernel", Role::RunnableKernel),
+            (&[Role::User, Role::Kernel], "blocked"),
+            (&[Role::RunnableUser, Role::RunnableKernel], "runnable"),
         ],
     }
 }
@@ -280,23 +278,24 @@ fn split_at_frames(svg: &[u8]) -> (&[u8], &[u8]) {
 
 /// Coloured squares with their meaning, to the left of the title.
 fn legend_svg(event: Event, font_size: usize) -> String {
+    const SQUARE: usize = 11;
     // Right of "Reset Zoom", which appears in the corner.
     let mut x = 100;
     let baseline = font_size * 2;
-    let mut svg = String::from("<g id=\"legend\">");
-    for (label, role) in legend(event) {
-        let tint = role.tint(event);
-        let color = shade(tint, "");
-        svg += &format!(
-            "<rect x=\"{x}\" y=\"{}\" width=\"11\" height=\"11\" fill=\"rgb({},{},{})\"/>\
-             <text x=\"{}\" y=\"{baseline}\">{label}</text>",
-            baseline - 10,
-            color.r,
-            color.g,
-            color.b,
-            x + 16,
-        );
-        x += 16 + (label.len() + 2) * font_size * 6 / 10;
+    let top = baseline + 1 - SQUARE;
+    // inferno draws the search button almost invisible.
+    let mut svg = String::from("<style>#search { opacity:0.5 }</style><g id=\"legend\">");
+    for (roles, meaning) in legend(event) {
+        for role in *roles {
+            let color::Color { r, g, b } = shade(role.tint(event), "");
+            svg += &format!(
+                "<rect x=\"{x}\" y=\"{top}\" width=\"{SQUARE}\" height=\"{SQUARE}\" fill=\"rgb({r},{g},{b})\"/>"
+            );
+            x += SQUARE + 1;
+        }
+        x += 4;
+        svg += &format!("<text x=\"{x}\" y=\"{baseline}\">{meaning}</text>");
+        x += (meaning.len() + 2) * font_size * 6 / 10;
     }
     svg + "</g>"
 }
@@ -322,4 +321,74 @@ fn write_empty(view: &View<'_>, out: &mut dyn Write) -> io::Result<()> {
         escape(subtitle(view)),
         view.event
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample_capture;
+
+    fn svg(capture: &profiler_proto::Capture, event: Event) -> String {
+        let view = View::new(capture, event, false).unwrap();
+        let mut out = Vec::new();
+        write(&view, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    /// Without the script and the style sheet, which are inferno's.
+    fn picture(event: Event) -> String {
+        let svg = svg(&sample_capture::capture(), event);
+        let (head, rest) = svg.split_once("<style").unwrap();
+        let (_, body) = rest.split_once("</script>").unwrap();
+        format!("{head}{body}").replace("><", ">\n<")
+    }
+
+    #[test]
+    fn cpu() {
+        insta::assert_snapshot!(picture(Event::Cpu));
+    }
+
+    #[test]
+    fn offcpu_in_two_colours() {
+        insta::assert_snapshot!(picture(Event::OffCpu));
+    }
+
+    #[test]
+    fn io() {
+        insta::assert_snapshot!(picture(Event::Io));
+    }
+
+    #[test]
+    fn hostile_names_are_only_text() {
+        let svg = svg(&sample_capture::hostile(), Event::Cpu);
+        assert!(!svg.contains("<script>alert"), "{svg}");
+        assert!(svg.contains("&lt;script&gt;alert"), "{svg}");
+        assert!(!svg.contains('\u{1b}') && !svg.contains('\u{7}'), "{svg}");
+        // Seven samples are seven samples: none was read as a weight or a second column.
+        assert!(svg.contains("all (7 samples, 100%)"), "{svg}");
+    }
+
+    #[test]
+    fn without_samples_it_says_so() {
+        let mut capture = sample_capture::capture();
+        capture
+            .profiles
+            .retain(|profile| profile.event != Event::Io);
+        let svg = svg(&capture, Event::Io);
+        assert!(svg.contains("No io samples in this window"), "{svg}");
+    }
+
+    #[test]
+    fn a_caller_is_one_box_beside_a_longer_name() {
+        let line = |line: &str| line.to_owned();
+        let mut options = Options::default();
+        options.flame_chart = true;
+        let lines = [line("t;a(int) 1"), line("t;a;b 1"), line("t;a 1")];
+        let mut out = Vec::new();
+        let drawn = lines.iter().map(String::as_str);
+        flamegraph::from_lines(&mut options, drawn, &mut out).unwrap();
+        let svg = String::from_utf8(out).unwrap();
+        assert_eq!(svg.matches("<title>a (").count(), 1, "{svg}");
+        assert!(svg.contains("<title>a (2 samples"), "{svg}");
+    }
 }

@@ -99,12 +99,19 @@ fn leaf(event: Event, frames: &[Rc<NamedFrame>]) -> Option<&Rc<NamedFrame>> {
 }
 
 impl Row {
-    /// Name and module as tables print them.
+    /// Name and module as tables print them; no module where the name says it already.
     pub(crate) fn label(&self) -> String {
-        if self.frame.module.is_empty() || self.frame.name.starts_with(&self.frame.module) {
+        let NamedFrame {
+            name,
+            module,
+            kernel,
+        } = self.frame.as_ref();
+        let says_it =
+            *kernel && module.starts_with('[') || name.starts_with(&format!("{module}+0x"));
+        if module.is_empty() || says_it {
             self.frame.folded()
         } else {
-            format!("{}  {}", self.frame.folded(), self.frame.module)
+            format!("{}  {module}", self.frame.folded())
         }
     }
 }
@@ -147,12 +154,8 @@ pub(crate) fn write_text(view: &View<'_>, limit: usize, out: &mut dyn Write) -> 
     }
     let hidden = table.rows.len().saturating_sub(limit);
     if hidden > 0 {
-        writeln!(
-            out,
-            "{:>31}  {} more",
-            "",
-            text::plural(hidden as u64, "function")
-        )?;
+        let hidden = text::plural(hidden as u64, "more function");
+        writeln!(out, "{:>31}  {hidden}", "")?;
     }
     if ledger::is_due(view.capture) {
         writeln!(out)?;

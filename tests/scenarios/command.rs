@@ -1,0 +1,116 @@
+//! `record -- COMMAND`, and ending a capture by hand.
+
+use anyhow::{Context, Result, ensure};
+use profiler_proto::{EndReason, Event};
+use profiler_tests::{Agent, Lab, Reading, Running, Workload, run};
+use rustix::process::Signal;
+
+/// Of the CPU time that the children used, which is short and in many pieces.
+const CPU_TOLERANCE: f64 = 0.10;
+
+/// No `--socket` here: an agent is started for the command where none listens.
+pub(crate) fn exit_code_and_children(lab: &Lab) -> Result<()> {
+    let tree = lab.compile("fork_tree")?;
+    let out = lab.folder()?.join("tree.capture");
+    let mut record = lab.profiler(["record", "-e", "cpu", "-F", "999", "-o"])?;
+    record.arg(&out).arg("--").arg(&tree).args(["40", "7"]);
+    let done = run(&mut record)?;
+    done.expect_code(7)?;
+    let (well, cpu_ns) = done.stdout.trim().split_once(' ').with_context(|| {
+        format!(
+            "standard output is not the command's alone: {:?}",
+            done.stdout
+        )
+    })?;
+    let (well, cpu_ns): (usize, u64) = (well.parse()?, cpu_ns.parse()?);
+    ensure!(
+        done.stderr.contains("wrote"),
+        "no summary on standard error: {}",
+        done.stderr
+    );
+
+    let reading = Reading::open(&out)?;
+    let ledger = reading.ledger(Event::Cpu)?;
+    let mut stacks = reading.stacks(Event::Cpu)?;
+    stacks.retain(|s| s.holds(&["main", "grandchild", "grandchild_work"]));
+    ensure!(stacks.iter().all(|stack| stack.comm == "grandchild"));
+    let mut pids: Vec<u32> = stacks.iter().map(|stack| stack.pid).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    let sampled: u64 = stacks.iter().map(|stack| stack.weight).sum();
+    let taken = ledger.observed as f64 / ledger.expected as f64;
+    println!(
+        "{} of {well} grandchildren sampled, {:.1} ms of their {:.1} ms of CPU time; {:.1} % of ticks taken",
+        pids.len(),
+        sampled as f64 / 1e6,
+        cpu_ns as f64 / 1e6,
+        100.0 * taken
+    );
+    ensure!(
+        well == 40 && pids.len() == well,
+        "children were not followed"
+    );
+    ensure!((sampled as f64 / (cpu_ns as f64 * taken) - 1.0).abs() <= CPU_TOLERANCE);
+    let command = reading
+        .capture
+        .facts
+        .command
+        .context("no command in the capture")?;
+    ensure!(command.exit_code == 7 && command.argv.last().is_some_and(|arg| arg == "7"));
+    Ok(())
+}
+
+pub(crate) fn that_is_killed(lab: &Lab) -> Result<()> {
+    for (signal, code) in [("TERM", 143), ("KILL", 137)] {
+        let out = lab.folder()?.join("killed.capture");
+        let mut record = lab.profiler(["record", "-e", "cpu", "-o"])?;
+        let script = format!("kill -{signal} $$");
+        record.arg(&out).args(["--", "sh", "-c", &script]);
+        run(&mut record)?.expect_code(code)?;
+        let command = Reading::open(&out)?.capture.facts.command;
+        let told = command.context("no command in the capture")?.exit_code;
+        println!("SIG{signal}: exit code {code}, {told} in the capture");
+        ensure!(told == code);
+    }
+    Ok(())
+}
+
+pub(crate) fn that_cannot_run(lab: &Lab) -> Result<()> {
+    let folder = lab.folder()?;
+    for (command, code) in [("no-such-command-here", 127), ("/etc/passwd", 126)] {
+        let mut record = lab.profiler(["record", "-e", "cpu", "-o"])?;
+        record
+            .arg(folder.join("none.capture"))
+            .args(["--", command]);
+        let done = run(&mut record)?;
+        done.expect_code(code)?.expect_sentence(command)?;
+        println!("{command}: exit code {code}: {}", done.stderr.trim());
+    }
+    ensure!(folder.read_dir()?.next().is_none(), "something was written");
+    Ok(())
+}
+
+pub(crate) fn interrupt_ends_early_and_writes(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(lab, &[])?;
+    let workload = Workload::start(lab, "spinner", &[])?;
+    for signal in [Signal::INT, Signal::TERM] {
+        let out = lab.folder()?.join("early.capture");
+        let recording = Running::start(&mut agent.record(lab, &["-d", "100s"], &out)?)?;
+        agent.await_capture(lab)?;
+        recording.signal(signal)?;
+        recording.wait()?.expect_code(0)?;
+        let reading = Reading::open(&out)?;
+        let facts = &reading.capture.facts;
+        println!(
+            "{signal:?}: {:?} after {:?} of {}",
+            facts.end_reason,
+            reading.capture.window(),
+            facts.spec.duration
+        );
+        ensure!(facts.end_reason == EndReason::Stopped);
+        ensure!(reading.capture.window() < facts.spec.duration.get());
+        reading.capture.ledger.verify()?;
+    }
+    drop(workload);
+    Ok(())
+}

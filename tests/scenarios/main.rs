@@ -1,0 +1,180 @@
+//! End-to-end tests on the live kernel: the release binaries against workloads that know what they did.
+//!
+//! They load kernel programs, so they need root, and `PROFILER_E2E=1` says that they are wanted:
+//! `cargo xtask test` sets it. Otherwise all are reported as ignored. They run one after the other: each
+//! measures the whole machine.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use profiler_tests::{Lab, Skipped};
+
+mod bad_files;
+mod bad_input;
+mod command;
+mod cpu;
+mod crash;
+mod doctor;
+mod formats;
+mod hostile;
+mod io;
+mod leaks;
+mod offcpu;
+mod overflow;
+mod target;
+mod tls;
+mod truthful;
+
+type Test = fn(&Lab) -> Result<()>;
+
+/// Every test. The cheap ones that tell most come first.
+const TESTS: &[(&str, Test)] = &[
+    (
+        "workloads_tell_the_truth",
+        truthful::workloads_tell_the_truth,
+    ),
+    (
+        "doctor_json_has_its_fields",
+        doctor::doctor_json_has_its_fields,
+    ),
+    (
+        "status_json_has_its_fields",
+        doctor::status_json_has_its_fields,
+    ),
+    ("cpu_split_and_call_chain", cpu::split_and_call_chain),
+    (
+        "cpu_whole_host_expects_every_tick",
+        cpu::whole_host_expects_every_tick,
+    ),
+    (
+        "cpu_deep_recursion_is_marked_cut",
+        cpu::deep_recursion_is_marked_cut,
+    ),
+    (
+        "offcpu_exact_and_sampled_on_every_rung",
+        offcpu::exact_and_sampled_on_every_rung,
+    ),
+    (
+        "offcpu_runnable_when_two_share_a_cpu",
+        offcpu::runnable_when_two_share_a_cpu,
+    ),
+    (
+        "io_bytes_requests_flushes_and_writer",
+        io::bytes_requests_flushes_and_writer,
+    ),
+    ("target_pids", target::pids),
+    ("target_comm", target::comm),
+    ("target_cgroup_v2", target::cgroup_v2),
+    ("target_cgroup_v1", target::cgroup_v1),
+    ("target_pid_is_not_reused", target::pid_is_not_reused),
+    ("ring_overflow_adds_up", overflow::ring_overflow_adds_up),
+    (
+        "command_exit_code_and_children",
+        command::exit_code_and_children,
+    ),
+    ("command_that_is_killed", command::that_is_killed),
+    ("command_that_cannot_run", command::that_cannot_run),
+    (
+        "interrupt_ends_early_and_writes",
+        command::interrupt_ends_early_and_writes,
+    ),
+    (
+        "directory_has_every_format",
+        formats::directory_has_every_format,
+    ),
+    (
+        "single_files_and_default_name",
+        formats::single_files_and_default_name,
+    ),
+    ("captures_render_again", formats::captures_render_again),
+    ("hostile_names_forge_nothing", hostile::names_forge_nothing),
+    (
+        "bad_flags_are_usage_errors",
+        bad_input::flags_are_usage_errors,
+    ),
+    ("bad_targets_are_named", bad_input::targets_are_named),
+    ("no_privilege_is_denied", bad_input::no_privilege_is_denied),
+    (
+        "unwritable_places_are_found_early",
+        bad_files::unwritable_places_are_found_early,
+    ),
+    (
+        "full_disk_leaves_nothing",
+        bad_files::full_disk_leaves_nothing,
+    ),
+    (
+        "closed_pipe_is_no_failure",
+        bad_files::closed_pipe_is_no_failure,
+    ),
+    (
+        "broken_captures_are_refused",
+        bad_files::broken_captures_are_refused,
+    ),
+    (
+        "tcp_needs_both_certificates",
+        tls::tcp_needs_both_certificates,
+    ),
+    (
+        "agent_killed_leaves_no_program",
+        crash::agent_killed_leaves_no_program,
+    ),
+    (
+        "agent_terminated_delivers",
+        crash::agent_terminated_delivers,
+    ),
+    (
+        "client_killed_ends_its_capture",
+        crash::client_killed_ends_its_capture,
+    ),
+    (
+        "private_agent_dies_with_its_client",
+        crash::private_agent_dies_with_its_client,
+    ),
+    (
+        "two_hundred_captures_leak_nothing",
+        leaks::two_hundred_captures_leak_nothing,
+    ),
+];
+
+fn main() -> Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(1));
+    let obstacle = Lab::obstacle();
+    if let Some(reason) = &obstacle {
+        println!("{} end-to-end tests are ignored: {reason}", TESTS.len());
+    }
+    let lab = Arc::new(Lab::new()?);
+    let trials = TESTS
+        .iter()
+        .map(|(name, test)| trial(name, *test, &lab, obstacle.as_deref()));
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    Ok(conclusion.exit_code())
+}
+
+fn trial(name: &str, test: Test, lab: &Arc<Lab>, obstacle: Option<&str>) -> Trial {
+    let Some(reason) = obstacle else {
+        let (lab, name_again) = (lab.clone(), name.to_owned());
+        return Trial::ignorable_test(name, move || run(&name_again, test, &lab));
+    };
+    let kind = format!("ignored: {reason}");
+    // Also with `--include-ignored`: it cannot run.
+    let reason = reason.to_owned();
+    Trial::ignorable_test(name, move || Ok(Completion::ignored_with(reason)))
+        .with_kind(kind)
+        .with_ignored_flag(true)
+}
+
+fn run(name: &str, test: Test, lab: &Lab) -> Result<Completion, Failed> {
+    match test(lab) {
+        Ok(()) => Ok(Completion::Completed),
+        Err(error) => match error.downcast_ref::<Skipped>() {
+            Some(skipped) => {
+                println!("{name} is ignored: {skipped}");
+                Ok(Completion::ignored_with(skipped))
+            }
+            None => Err(format!("{error:?}").into()),
+        },
+    }
+}

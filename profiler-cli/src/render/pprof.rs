@@ -4,6 +4,8 @@
 //! their module, build-id and offset in the module's file; process, thread and attributes become labels.
 //! Field numbers: <https://github.com/google/pprof/blob/main/proto/profile.proto>.
 
+mod wire;
+
 use std::collections::HashMap;
 use std::io::{self, Write};
 
@@ -326,118 +328,6 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// The messages of profile.proto, with the fields that are written.
-mod wire {
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Profile {
-        #[prost(message, repeated, tag = "1")]
-        pub(super) sample_type: Vec<ValueType>,
-        #[prost(message, repeated, tag = "2")]
-        pub(super) sample: Vec<Sample>,
-        #[prost(message, repeated, tag = "3")]
-        pub(super) mapping: Vec<Mapping>,
-        #[prost(message, repeated, tag = "4")]
-        pub(super) location: Vec<Location>,
-        #[prost(message, repeated, tag = "5")]
-        pub(super) function: Vec<Function>,
-        #[prost(string, repeated, tag = "6")]
-        pub(super) string_table: Vec<String>,
-        #[prost(int64, tag = "9")]
-        pub(super) time_nanos: i64,
-        #[prost(int64, tag = "10")]
-        pub(super) duration_nanos: i64,
-        #[prost(message, optional, tag = "11")]
-        pub(super) period_type: Option<ValueType>,
-        #[prost(int64, tag = "12")]
-        pub(super) period: i64,
-        #[prost(int64, repeated, tag = "13")]
-        pub(super) comment: Vec<i64>,
-        #[prost(int64, tag = "14")]
-        pub(super) default_sample_type: i64,
-    }
-
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
-    pub(super) struct ValueType {
-        #[prost(int64, tag = "1")]
-        pub(super) r#type: i64,
-        #[prost(int64, tag = "2")]
-        pub(super) unit: i64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Sample {
-        #[prost(uint64, repeated, tag = "1")]
-        pub(super) location_id: Vec<u64>,
-        #[prost(int64, repeated, tag = "2")]
-        pub(super) value: Vec<i64>,
-        #[prost(message, repeated, tag = "3")]
-        pub(super) label: Vec<Label>,
-    }
-
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
-    pub(super) struct Label {
-        #[prost(int64, tag = "1")]
-        pub(super) key: i64,
-        #[prost(int64, tag = "2")]
-        pub(super) str: i64,
-        #[prost(int64, tag = "3")]
-        pub(super) num: i64,
-        #[prost(int64, tag = "4")]
-        pub(super) num_unit: i64,
-    }
-
-    /// Memory ranges are left out: locations hold offsets in the file.
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
-    pub(super) struct Mapping {
-        #[prost(uint64, tag = "1")]
-        pub(super) id: u64,
-        #[prost(int64, tag = "5")]
-        pub(super) filename: i64,
-        #[prost(int64, tag = "6")]
-        pub(super) build_id: i64,
-        #[prost(bool, tag = "7")]
-        pub(super) has_functions: bool,
-        #[prost(bool, tag = "8")]
-        pub(super) has_filenames: bool,
-        #[prost(bool, tag = "9")]
-        pub(super) has_line_numbers: bool,
-        #[prost(bool, tag = "10")]
-        pub(super) has_inline_frames: bool,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Location {
-        #[prost(uint64, tag = "1")]
-        pub(super) id: u64,
-        #[prost(uint64, tag = "2")]
-        pub(super) mapping_id: u64,
-        #[prost(uint64, tag = "3")]
-        pub(super) address: u64,
-        #[prost(message, repeated, tag = "4")]
-        pub(super) line: Vec<Line>,
-    }
-
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
-    pub(super) struct Line {
-        #[prost(uint64, tag = "1")]
-        pub(super) function_id: u64,
-        #[prost(int64, tag = "2")]
-        pub(super) line: i64,
-    }
-
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
-    pub(super) struct Function {
-        #[prost(uint64, tag = "1")]
-        pub(super) id: u64,
-        #[prost(int64, tag = "2")]
-        pub(super) name: i64,
-        #[prost(int64, tag = "3")]
-        pub(super) system_name: i64,
-        #[prost(int64, tag = "4")]
-        pub(super) filename: i64,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -457,9 +347,47 @@ mod tests {
         wire::Profile::decode(bytes.as_slice()).unwrap()
     }
 
+    /// Samples with everything they refer to, as text.
+    fn readable(profile: &wire::Profile) -> String {
+        let string = |id: i64| profile.string_table[id as usize].as_str();
+        let unit = |t: &wire::ValueType| format!("{}/{}", string(t.r#type), string(t.unit));
+        let units: Vec<_> = profile.sample_type.iter().map(unit).collect();
+        let mut text = format!("{} every {}\n", units.join(" "), profile.period);
+        for comment in &profile.comment {
+            text += &format!("# {}\n", string(*comment));
+        }
+        for sample in &profile.sample {
+            text += &format!("\n{:?}", sample.value);
+            for label in &sample.label {
+                let value = match label.str {
+                    0 => format!("{}{}", label.num, string(label.num_unit)),
+                    text => string(text).to_owned(),
+                };
+                text += &format!(" {}={value}", string(label.key));
+            }
+            for id in &sample.location_id {
+                let location = &profile.location[*id as usize - 1];
+                text += &format!("\n  {:#x}", location.address);
+                if let Some(mapping) = location.mapping_id.checked_sub(1) {
+                    let mapping = &profile.mapping[mapping as usize];
+                    let build_id = string(mapping.build_id);
+                    text += &format!(" in {} ({build_id})", string(mapping.filename));
+                }
+                for line in &location.line {
+                    let function = &profile.function[line.function_id as usize - 1];
+                    let (name, file) = (string(function.name), string(function.filename));
+                    text += &format!("\n    {name} {file}:{}", line.line);
+                }
+            }
+        }
+        text
+    }
+
     #[test]
-    fn cpu_profile() {
-        insta::assert_debug_snapshot!(decoded(Event::Cpu));
+    fn profiles() {
+        insta::assert_snapshot!(readable(&decoded(Event::Cpu)));
+        insta::assert_snapshot!(readable(&decoded(Event::OffCpu)));
+        insta::assert_snapshot!(readable(&decoded(Event::Io)));
     }
 
     #[test]

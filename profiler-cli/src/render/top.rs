@@ -111,7 +111,7 @@ impl Row {
         if module.is_empty() || says_it {
             self.frame.folded()
         } else {
-            format!("{}  {module}", self.frame.folded())
+            format!("{} ({module})", self.frame.folded())
         }
     }
 }

@@ -127,7 +127,7 @@ impl Service {
                 chunk.facts = None;
                 chunk.ledger = None;
             }
-            send(&out, Part::Frame(encode_frame(&chunk).unwrap().into())).await;
+            send(&out, Part::Frame(encode_frame(&chunk).unwrap())).await;
         }
     }
 }

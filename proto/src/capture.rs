@@ -1,6 +1,6 @@
 //! A capture: profiles of one host over one window, with the host's facts and the ledger.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::dictionary::Dictionary;
@@ -145,24 +145,41 @@ impl Capture {
         Duration::from_nanos(self.facts.end_ns.saturating_sub(self.facts.start_ns))
     }
 
-    /// A capture of the samples that the predicate accepts, and of the accounts of those threads
-    /// that keep at least one sample.
+    /// A capture of the samples that the predicate accepts, and of the accounts of their threads.
     ///
-    /// Accounts are of the whole window, so they are kept or dropped whole. Facts, ledger and
-    /// device statistics stay as they are: they describe how the capture was made. The result is
-    /// in [canonical form](Self::canonicalize).
+    /// An account is of the whole window, so it is kept or dropped whole: kept where a sample of
+    /// its thread is, dropped where none of them is. Of a thread that was never sampled the
+    /// predicate is asked with a stand-in: an off-CPU sample at the start of the window, without
+    /// stack, attributes, weight and count.
+    ///
+    /// Facts, ledger and device statistics stay as they are: they describe how the capture was
+    /// made. The result is in [canonical form](Self::canonicalize).
     pub fn filter(&self, keep: impl Fn(&Self, Event, &Sample) -> bool) -> Self {
-        let mut threads = HashSet::new();
+        // Every thread that was sampled, and whether one of its samples is kept.
+        let mut threads = HashMap::new();
         let mut profiles = Vec::new();
         for Profile { event, samples } in &self.profiles {
-            let samples = samples.iter().copied();
-            let samples: Vec<_> = samples.filter(|one| keep(self, *event, one)).collect();
-            threads.extend(samples.iter().map(|sample| sample.thread));
-            let event = *event;
-            profiles.push(Profile { event, samples });
+            let mut kept = samples.clone();
+            kept.retain(|sample| {
+                let keep = keep(self, *event, sample);
+                *threads.entry(sample.thread).or_insert(false) |= keep;
+                keep
+            });
+            profiles.push(Profile {
+                event: *event,
+                samples: kept,
+            });
         }
+        let stand_in = |thread| Sample {
+            time_ns: self.facts.start_ns,
+            thread,
+            ..Sample::default()
+        };
         let mut accounts = self.accounts.clone();
-        accounts.retain(|account| threads.contains(&account.thread));
+        accounts.retain(|account| match threads.get(&account.thread) {
+            Some(kept) => *kept,
+            None => keep(self, Event::OffCpu, &stand_in(account.thread)),
+        });
         let mut kept = Self {
             dictionary: self.dictionary.clone(),
             profiles,

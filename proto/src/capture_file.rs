@@ -64,8 +64,8 @@ pub enum CaptureFileError {
     #[error("the file goes on after the end of the capture")]
     TrailingBytes,
     /// More than any capture that is written.
-    #[error("the capture holds more than the {MAX_CAPTURE_BYTES} bytes that are possible")]
-    TooLarge,
+    #[error("the capture holds more than the {0} bytes that are possible")]
+    TooLarge(usize),
     /// A chunk that no agent sends.
     #[error("frame {number} of the capture does not make sense: {error}")]
     Chunk {
@@ -258,6 +258,10 @@ fn read_up_to(reader: &mut impl Read, bytes: usize) -> Result<Vec<u8>, CaptureFi
 /// Says what is wrong with the file. A file that is cut or damaged anywhere is an error, never a
 /// capture with less in it.
 pub fn read_capture(reader: impl Read) -> Result<Capture, CaptureFileError> {
+    read_limited(reader, MAX_CAPTURE_BYTES)
+}
+
+fn read_limited(reader: impl Read, max_bytes: usize) -> Result<Capture, CaptureFileError> {
     let mut reader = CaptureFileReader::new(reader)?;
     let mut assembler = CaptureAssembler::new();
     let mut total_bytes = 0_usize;
@@ -266,8 +270,8 @@ pub fn read_capture(reader: impl Read) -> Result<Capture, CaptureFileError> {
         let (chunk, bytes) =
             frame::decode(&frame).map_err(|error| CaptureFileError::Frame { number, error })?;
         total_bytes = total_bytes.saturating_add(bytes);
-        if total_bytes > MAX_CAPTURE_BYTES {
-            return Err(CaptureFileError::TooLarge);
+        if total_bytes > max_bytes {
+            return Err(CaptureFileError::TooLarge(max_bytes));
         }
         assembler
             .push(chunk)
@@ -287,4 +291,52 @@ pub fn write_capture(capture: &Capture, writer: impl Write) -> Result<(), Captur
     }
     writer.finish()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::client_chunk;
+
+    #[test]
+    fn the_size_of_all_chunks_is_bounded() {
+        let frame = encode_frame(&client_chunk(vec!["a".repeat(1000)], None)).unwrap();
+        let mut writer = CaptureFileWriter::new(Vec::new()).unwrap();
+        for _ in 0..3 {
+            writer.write_frame(&frame).unwrap();
+        }
+        let file = writer.finish().unwrap();
+        let error = read_limited(file.as_slice(), 3000).unwrap_err();
+        assert!(matches!(error, CaptureFileError::TooLarge(3000)), "{error}");
+        // Large enough, and still no capture.
+        let error = read_limited(file.as_slice(), 4000).unwrap_err();
+        assert!(matches!(error, CaptureFileError::Capture(_)), "{error}");
+    }
+
+    #[test]
+    fn what_the_system_says_is_the_source() {
+        #[derive(Debug)]
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::PermissionDenied.into())
+            }
+        }
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let kind = |error: CaptureFileError| match error {
+            CaptureFileError::Read(error) | CaptureFileError::Write(error) => Some(error.kind()),
+            _ => None,
+        };
+        let error = read_capture(Broken).unwrap_err();
+        assert_eq!(kind(error), Some(io::ErrorKind::PermissionDenied));
+        let error = CaptureFileWriter::new(Broken).unwrap_err();
+        assert_eq!(kind(error), Some(io::ErrorKind::StorageFull));
+    }
 }

@@ -1,30 +1,23 @@
 //! From a capture to chunks of about 1 MiB.
 
-use crate::capture::{Capture, DeviceStatistics, ThreadAccount};
-use crate::dictionary::Dictionary;
+use crate::capture::Capture;
 use crate::facts::CommandResult;
 use crate::pb;
-use crate::profile::{
-    Attribute, AttributesId, Frame, FrameId, Mapping, MappingId, Process, ProcessId, Sample, Stack,
-    StackId, StrId, Thread, ThreadId,
-};
+use crate::profile::Sample;
+use crate::wire_writer::WireWriter;
 
 /// Size at which a chunk is closed, before compression: small beside the 4 MiB that gRPC accepts
 /// by default, large enough to compress well.
 const TARGET_BYTES: usize = 1 << 20;
 /// About what a sample takes in six columns of variable-length numbers.
 const SAMPLE_BYTES: usize = 20;
-/// About what a thread's account takes.
-const ACCOUNT_BYTES: usize = 40;
-/// About what the numbers of a dictionary entry take beside its strings.
-const ENTRY_BYTES: usize = 16;
 
 /// Splits a capture into chunks of about 1 MiB. Each holds the dictionary entries that it is the
 /// first to use; facts and ledger are in the last.
 pub fn chunks(capture: &Capture) -> impl Iterator<Item = pb::Chunk> {
     Chunks {
         capture,
-        writer: DictionaryWriter::new(&capture.dictionary),
+        writer: WireWriter::new(&capture.dictionary),
         profile: 0,
         sample: 0,
         account: 0,
@@ -47,7 +40,7 @@ pub fn client_chunk(warnings: Vec<String>, command: Option<&CommandResult>) -> p
 
 struct Chunks<'a> {
     capture: &'a Capture,
-    writer: DictionaryWriter<'a>,
+    writer: WireWriter<'a>,
     profile: usize,
     sample: usize,
     account: usize,
@@ -135,266 +128,121 @@ impl Chunks<'_> {
     }
 }
 
-/// Which index each id of one table has on the wire.
-struct WireIds {
-    /// By id; 0 where the entry has not been sent.
-    indices: Vec<u32>,
-    sent: u32,
-}
+#[cfg(test)]
+mod tests {
+    use prost::Message;
 
-impl WireIds {
-    fn new(entries: usize) -> Self {
-        Self {
-            indices: vec![0; entries + 1],
-            sent: 0,
+    use super::*;
+    use crate::assembler::CaptureAssembler;
+    use crate::capture::ThreadAccount;
+    use crate::capture_spec::{CaptureSpec, Frequency};
+    use crate::dictionary::Dictionary;
+    use crate::duration::CaptureDuration;
+    use crate::event::Event;
+    use crate::facts::{EndReason, Facts, OwnCost};
+    use crate::ledger::Ledger;
+    use crate::profile::{Profile, Stack, StackEnd, Thread, ThreadId};
+    use crate::target::Target;
+
+    fn facts() -> Facts {
+        let spec = CaptureSpec::new(
+            vec![Event::Cpu, Event::Io],
+            Target::default(),
+            CaptureDuration::DEFAULT,
+            Frequency::DEFAULT,
+        );
+        Facts {
+            host: String::new(),
+            kernel: String::new(),
+            architecture: String::new(),
+            agent_version: String::new(),
+            online_cpus: 0,
+            start_ns: 0,
+            end_ns: 0,
+            spec: spec.unwrap(),
+            events: Vec::new(),
+            own_cost: OwnCost::default(),
+            end_reason: EndReason::Duration,
+            warnings: Vec::new(),
+            memory_bytes: 0,
+            command: None,
         }
     }
 
-    fn get(&self, id: usize) -> Option<u32> {
-        self.indices.get(id).copied().filter(|&index| index != 0)
-    }
-
-    fn assign(&mut self, id: usize) -> u32 {
-        self.sent += 1;
-        self.indices[id] = self.sent;
-        self.sent
-    }
-}
-
-/// Sends each entry of a dictionary with its first use.
-struct DictionaryWriter<'a> {
-    dictionary: &'a Dictionary,
-    strings: WireIds,
-    mappings: WireIds,
-    frames: WireIds,
-    stacks: WireIds,
-    attribute_sets: WireIds,
-    processes: WireIds,
-    threads: WireIds,
-    pending: pb::Dictionary,
-    /// About how large the current chunk is.
-    bytes: usize,
-}
-
-/// An id's index on the wire: the one it has, none where the id is none or foreign to the
-/// dictionary, or else a new one for an entry that is then added to the chunk.
-macro_rules! send {
-    ($self:ident, $table:ident, $ids:ident, $id:ident, |$entry:ident| $message:expr) => {{
-        if let Some(index) = $self.$ids.get($id.index()) {
-            return index;
+    /// A capture of many samples on many threads, in the order in which chunks send them.
+    fn large() -> Capture {
+        let mut dictionary = Dictionary::new();
+        let mut samples = Vec::new();
+        let mut accounts = Vec::new();
+        for number in 0..150_000_u32 {
+            let comm = dictionary.intern_string(&format!("thread {}", number / 10));
+            let thread = dictionary.intern_thread(Thread {
+                tid: number / 10,
+                comm,
+                ..Thread::default()
+            });
+            samples.push(Sample {
+                time_ns: u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                thread,
+                weight: u64::from(number),
+                count: 1,
+                ..Sample::default()
+            });
+            if number % 3 == 0 {
+                accounts.push(ThreadAccount {
+                    thread,
+                    on_cpu_ns: u64::MAX,
+                    ..ThreadAccount::default()
+                });
+            }
         }
-        let Some($entry) = $self.dictionary.$table.get($id.raw()) else {
-            return 0;
-        };
-        let message = $message;
-        $self.bytes += ENTRY_BYTES;
-        $self.pending.$ids.push(message);
-        $self.$ids.assign($id.index())
-    }};
-}
-
-impl<'a> DictionaryWriter<'a> {
-    fn new(dictionary: &'a Dictionary) -> Self {
-        Self {
+        let profile = |event, samples| Profile { event, samples };
+        Capture {
             dictionary,
-            strings: WireIds::new(dictionary.strings.len()),
-            mappings: WireIds::new(dictionary.mappings.len()),
-            frames: WireIds::new(dictionary.frames.len()),
-            stacks: WireIds::new(dictionary.stacks.len()),
-            attribute_sets: WireIds::new(dictionary.attributes.len()),
-            processes: WireIds::new(dictionary.processes.len()),
-            threads: WireIds::new(dictionary.threads.len()),
-            pending: pb::Dictionary::default(),
-            bytes: 0,
+            profiles: vec![profile(Event::Cpu, samples), profile(Event::Io, Vec::new())],
+            accounts,
+            devices: Vec::new(),
+            facts: facts(),
+            ledger: Ledger::default(),
         }
     }
 
-    /// The entries of the current chunk, if any; the next chunk begins.
-    fn take(&mut self) -> Option<pb::Dictionary> {
-        self.bytes = 0;
-        let pending = std::mem::take(&mut self.pending);
-        (pending != pb::Dictionary::default()).then_some(pending)
-    }
-
-    fn string(&mut self, id: StrId) -> u32 {
-        send!(self, strings, strings, id, |text| {
-            self.bytes += text.len();
-            text.to_string()
-        })
-    }
-
-    fn mapping(&mut self, id: MappingId) -> u32 {
-        send!(self, mappings, mappings, id, |mapping| {
-            let Mapping { path, build_id } = mapping;
-            self.bytes += build_id.len();
-            pb::Mapping {
-                path: self.string(*path),
-                build_id: build_id.clone(),
-            }
-        })
-    }
-
-    fn frame(&mut self, id: FrameId) -> u32 {
-        send!(self, frames, frames, id, |frame| {
-            let Frame {
-                kind,
-                mapping,
-                address,
-                lines,
-            } = frame;
-            self.bytes += lines.len() * ENTRY_BYTES;
-            pb::Frame {
-                kind: kind.to_wire(),
-                mapping: self.mapping(*mapping),
-                address: *address,
-                lines: lines
-                    .iter()
-                    .map(|line| pb::Line {
-                        function: self.string(line.function),
-                        file: self.string(line.file),
-                        line: line.line,
-                    })
-                    .collect(),
-            }
-        })
-    }
-
-    fn stack(&mut self, id: StackId) -> u32 {
-        send!(self, stacks, stacks, id, |stack| {
-            let Stack {
-                user,
-                user_end,
-                kernel,
-                kernel_end,
-            } = stack;
-            self.bytes += (user.len() + kernel.len()) * 3;
-            pb::Stack {
-                user_frames: user.iter().map(|&frame| self.frame(frame)).collect(),
-                user_end: user_end.to_wire(),
-                kernel_frames: kernel.iter().map(|&frame| self.frame(frame)).collect(),
-                kernel_end: kernel_end.to_wire(),
-            }
-        })
-    }
-
-    fn attributes(&mut self, id: AttributesId) -> u32 {
-        send!(self, attributes, attribute_sets, id, |set| {
-            let attributes = set.as_slice().iter();
-            pb::AttributeSet {
-                attributes: attributes.map(|one| self.attribute(*one)).collect(),
-            }
-        })
-    }
-
-    fn attribute(&mut self, attribute: Attribute) -> pb::Attribute {
-        use pb::attribute::Value;
-        self.bytes += ENTRY_BYTES;
-        let mut string = |id| Value::String(self.string(id));
-        let (key, value) = match attribute {
-            Attribute::WaitClass(id) => (pb::AttributeKey::WaitClass, string(id)),
-            Attribute::WaitExtent(id) => (pb::AttributeKey::WaitExtent, string(id)),
-            Attribute::Device(id) => (pb::AttributeKey::Device, string(id)),
-            Attribute::Operation(id) => (pb::AttributeKey::Operation, string(id)),
-            Attribute::IoBytes(number) => (pb::AttributeKey::IoBytes, Value::Number(number)),
-            Attribute::QueueNs(number) => (pb::AttributeKey::QueueNs, Value::Number(number)),
-        };
-        pb::Attribute {
-            key: key as i32,
-            value: Some(value),
+    #[test]
+    fn large_captures_are_split_and_put_together_again() {
+        let capture = large();
+        let mut assembler = CaptureAssembler::new();
+        let all: Vec<_> = chunks(&capture).collect();
+        let last = all.len() - 1;
+        assert!(last > 3);
+        for (at, chunk) in all.into_iter().enumerate() {
+            let bytes = chunk.encoded_len();
+            assert!(bytes < 2 * TARGET_BYTES, "{at}: {bytes}");
+            assert!(at == last || bytes > TARGET_BYTES / 4, "{at}: {bytes}");
+            assert_eq!(chunk.facts.is_some(), at == last);
+            assert_eq!(chunk.ledger.is_some(), at == last);
+            assembler.push(chunk).unwrap();
         }
+        assert_eq!(assembler.finish().unwrap(), capture);
     }
 
-    fn process(&mut self, id: ProcessId) -> u32 {
-        send!(self, processes, processes, id, |process| {
-            let Process {
-                pid,
-                start_ns,
-                exec_generation,
-                comm,
-                executable,
-                cgroup,
-                container,
-                host,
-            } = process;
-            pb::Process {
-                pid: *pid,
-                start_ns: *start_ns,
-                exec_generation: *exec_generation,
-                comm: self.string(*comm),
-                executable: self.string(*executable),
-                cgroup: self.string(*cgroup),
-                container: self.string(*container),
-                host: self.string(*host),
-            }
-        })
-    }
-
-    fn thread(&mut self, id: ThreadId) -> u32 {
-        send!(self, threads, threads, id, |thread| {
-            let Thread {
-                process,
-                tid,
-                start_ns,
-                comm,
-            } = thread;
-            pb::Thread {
-                process: self.process(*process),
-                tid: *tid,
-                start_ns: *start_ns,
-                comm: self.string(*comm),
-            }
-        })
-    }
-
-    fn account(&mut self, account: &ThreadAccount) -> pb::ThreadAccount {
-        let ThreadAccount {
-            thread,
-            on_cpu_ns,
-            runnable_ns,
-            blocked_ns,
-            blocked_count,
-            runnable_count,
-            wall_ns,
-            unfinished_ns,
-        } = *account;
-        self.bytes += ACCOUNT_BYTES;
-        pb::ThreadAccount {
-            thread: self.thread(thread),
-            on_cpu_ns,
-            runnable_ns,
-            blocked_ns,
-            blocked_count,
-            runnable_count,
-            wall_ns,
-            unfinished_ns,
-        }
-    }
-
-    fn device(&mut self, device: &DeviceStatistics) -> pb::DeviceStatistics {
-        let DeviceStatistics {
-            host,
-            device,
-            operation,
-            count,
-            bytes,
-            queue_ns,
-            device_ns,
-            errors,
-            queue_histogram,
-            device_histogram,
-        } = device;
-        self.bytes += (queue_histogram.buckets.len() + device_histogram.buckets.len()) * 3;
-        pb::DeviceStatistics {
-            host: self.string(*host),
-            device: self.string(*device),
-            operation: self.string(*operation),
-            count: *count,
-            bytes: *bytes,
-            queue_ns: *queue_ns,
-            device_ns: *device_ns,
-            errors: *errors,
-            queue_histogram: queue_histogram.buckets.clone(),
-            device_histogram: device_histogram.buckets.clone(),
-        }
+    #[test]
+    fn ids_of_another_dictionary_become_none() {
+        let mut capture = large();
+        let mut other = Dictionary::new();
+        other.intern_stack(Stack::default());
+        let foreign = other.intern_stack(Stack {
+            user_end: StackEnd::Whole,
+            ..Stack::default()
+        });
+        capture.profiles[0].samples.truncate(1);
+        capture.profiles[0].samples[0].stack = foreign;
+        capture.accounts.clear();
+        let mut assembler = CaptureAssembler::new();
+        chunks(&capture).for_each(|chunk| assembler.push(chunk).unwrap());
+        let read = assembler.finish().unwrap();
+        assert!(read.profiles[0].samples[0].stack.is_none());
+        assert_ne!(read.profiles[0].samples[0].thread, ThreadId::NONE);
+        // A profile without samples is still one.
+        assert_eq!(read.profiles.len(), 2);
     }
 }

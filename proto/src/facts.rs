@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::assembler::ModelError;
 use crate::capture_spec::CaptureSpec;
-use crate::event::Event;
+use crate::event::{Event, UnknownEvent};
 use crate::pb;
 use crate::wire_enum::wire_enum;
 
@@ -125,23 +125,17 @@ impl From<&Facts> for pb::Facts {
 impl TryFrom<pb::Facts> for Facts {
     type Error = ModelError;
 
-    /// Leaves out events that this version does not know.
+    /// Leaves out events that this version does not know, and says so in a warning.
     fn try_from(message: pb::Facts) -> Result<Self, ModelError> {
+        let mut warnings = message.warnings;
         let mut spec = message.spec.ok_or(ModelError::Missing("the spec"))?;
-        spec.events.retain(|&event| Event::from_wire(event).is_ok());
-        let mut events = Vec::new();
-        for event in message.events {
-            if Event::from_wire(event.event).is_ok() {
-                events.push(EventFacts::try_from(event)?);
-            }
+        let unknown = leave_out_unknown(&mut spec.events)?;
+        if unknown > 0 {
+            warnings.push(format!(
+                "{unknown} of the events asked for are not known to this version and left out"
+            ));
         }
-        events.sort_by_key(|event| event.event);
-        if let Some(pair) = events
-            .windows(2)
-            .find(|pair| pair[0].event == pair[1].event)
-        {
-            return Err(ModelError::EventTwice(pair[0].event));
-        }
+        let events = read_events(message.events)?;
         Ok(Self {
             host: message.host,
             kernel: message.kernel,
@@ -154,11 +148,40 @@ impl TryFrom<pb::Facts> for Facts {
             events,
             own_cost: message.own_cost.unwrap_or_default().into(),
             end_reason: EndReason::from_wire(message.end_reason),
-            warnings: message.warnings,
+            warnings,
             memory_bytes: message.memory_bytes,
             command: message.command.map(Into::into),
         })
     }
+}
+
+/// How many there were. That all are unknown is an error: nothing would be left.
+fn leave_out_unknown(events: &mut Vec<i32>) -> Result<usize, ModelError> {
+    let mut unknown = events.clone();
+    unknown.retain(|&event| Event::from_wire(event).is_err());
+    if let Some(&first) = unknown.first()
+        && unknown.len() == events.len()
+    {
+        return Err(UnknownEvent(first).into());
+    }
+    events.retain(|&event| Event::from_wire(event).is_ok());
+    unknown.sort_unstable();
+    unknown.dedup();
+    Ok(unknown.len())
+}
+
+/// The facts of known events, sorted by event.
+fn read_events(messages: Vec<pb::EventFacts>) -> Result<Vec<EventFacts>, ModelError> {
+    let mut events = BTreeMap::new();
+    for message in messages {
+        let Ok(event) = Event::from_wire(message.event) else {
+            continue;
+        };
+        if events.insert(event, message.try_into()?).is_some() {
+            return Err(ModelError::EventTwice(event));
+        }
+    }
+    Ok(events.into_values().collect())
 }
 
 impl From<&EventFacts> for pb::EventFacts {

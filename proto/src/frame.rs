@@ -19,6 +19,9 @@ pub const MAX_CHUNK_BYTES: usize = 64 << 20;
 pub(crate) const FRAME_HEADER_BYTES: usize = 8;
 /// zstd's default: a good ratio at some hundred megabytes a second.
 const COMPRESSION_LEVEL: i32 = 3;
+/// 8 MiB, the largest window of zstd's levels up to 19; the decoder allocates the window that a
+/// frame asks for before it has seen the data.
+const MAX_WINDOW_LOG: u32 = 23;
 
 /// What is wrong with a frame.
 #[derive(Debug, thiserror::Error)]
@@ -97,12 +100,7 @@ pub fn decode_frame(frame: &[u8]) -> Result<pb::Chunk, CaptureFileError> {
 /// The chunk in a frame, and its size in bytes.
 pub(crate) fn decode(frame: &[u8]) -> Result<(pb::Chunk, usize), FrameError> {
     let (_, payload) = split(frame)?;
-    let mut chunk = Vec::new();
-    let limit = MAX_CHUNK_BYTES as u64;
-    let decoder = zstd::stream::read::Decoder::with_buffer(payload);
-    decoder
-        .and_then(|decoder| decoder.take(limit + 1).read_to_end(&mut chunk))
-        .map_err(FrameError::Decompress)?;
+    let chunk = decompress(payload).map_err(FrameError::Decompress)?;
     if chunk.len() > MAX_CHUNK_BYTES {
         return Err(FrameError::ChunkTooLarge);
     }
@@ -112,6 +110,16 @@ pub(crate) fn decode(frame: &[u8]) -> Result<(pb::Chunk, usize), FrameError> {
     let bytes = chunk.len();
     let chunk = pb::Chunk::decode(chunk.as_slice()).map_err(FrameError::Decode)?;
     Ok((chunk, bytes))
+}
+
+/// The content of a payload, cut one byte after [`MAX_CHUNK_BYTES`].
+fn decompress(payload: &[u8]) -> io::Result<Vec<u8>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(payload)?;
+    decoder.window_log_max(MAX_WINDOW_LOG)?;
+    let mut content = Vec::new();
+    let limit = MAX_CHUNK_BYTES as u64 + 1;
+    decoder.take(limit).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// The checksum and the payload of a frame, after both were found to be right.

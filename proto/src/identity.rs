@@ -87,3 +87,124 @@ fn first_16_bytes(hasher: &Hasher) -> u128 {
     hasher.finalize_xof().fill(&mut bytes);
     u128::from_le_bytes(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{Frame, FrameKind, Line, Mapping, MappingId, Stack};
+
+    /// A frame, by kind, path and build-id of its mapping, address and function.
+    fn frame(
+        dictionary: &mut Dictionary,
+        kind: FrameKind,
+        mapping: Option<(&str, &[u8])>,
+        address: u64,
+        function: &str,
+    ) -> FrameId {
+        let mapping = mapping.map_or(MappingId::NONE, |(path, build_id)| {
+            let path = dictionary.intern_string(path);
+            dictionary.intern_mapping(Mapping {
+                path,
+                build_id: build_id.to_vec(),
+            })
+        });
+        let function = dictionary.intern_string(function);
+        dictionary.intern_frame(Frame {
+            kind,
+            mapping,
+            address,
+            lines: vec![Line {
+                function,
+                ..Line::default()
+            }],
+        })
+    }
+
+    fn hash(kind: FrameKind, mapping: Option<(&str, &[u8])>, address: u64, function: &str) -> u128 {
+        let mut dictionary = Dictionary::new();
+        let id = frame(&mut dictionary, kind, mapping, address, function);
+        dictionary.frame_hash(id)
+    }
+
+    #[test]
+    fn a_frame_is_its_place_in_a_file() {
+        use FrameKind::{Kernel, User};
+        let base = hash(User, Some(("/bin/a", b"id")), 1, "f");
+        assert_eq!(hash(User, Some(("/other", b"id")), 1, "g"), base);
+        let by_path = hash(User, Some(("id", b"")), 1, "f");
+        assert_eq!(hash(User, Some(("id", b"")), 1, "g"), by_path);
+        let unmapped = hash(User, None, 1, "f");
+        let all = [
+            base,
+            by_path,
+            unmapped,
+            hash(Kernel, Some(("/bin/a", b"id")), 1, "f"),
+            hash(User, Some(("/bin/a", b"ID")), 1, "f"),
+            hash(User, Some(("/bin/a", b"id")), 2, "f"),
+            hash(User, Some(("/bin/b", b"")), 1, "f"),
+            hash(User, None, 2, "f"),
+            hash(User, None, 1, "g"),
+            hash(User, None, 1, ""),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(!all[at + 1..].contains(one), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_stack_is_its_frames_in_order_and_how_they_end() {
+        let stack = |user: &[u64], user_end, kernel: &[u64], kernel_end| {
+            let mut dictionary = Dictionary::new();
+            let mut frames = |addresses: &[u64]| -> Vec<FrameId> {
+                let addresses = addresses.iter();
+                let one = |&address| frame(&mut dictionary, FrameKind::User, None, address, "");
+                addresses.map(one).collect()
+            };
+            let (user, kernel) = (frames(user), frames(kernel));
+            let id = dictionary.intern_stack(Stack {
+                user,
+                user_end,
+                kernel,
+                kernel_end,
+            });
+            dictionary.stack_hash(id)
+        };
+        use StackEnd::{Cut, Whole};
+        let all = [
+            stack(&[1, 2], Whole, &[3], Whole),
+            stack(&[2, 1], Whole, &[3], Whole),
+            stack(&[1], Whole, &[2, 3], Whole),
+            stack(&[1, 2, 3], Whole, &[], Whole),
+            stack(&[1, 2], Cut, &[3], Whole),
+            stack(&[1, 2], Whole, &[3], Cut),
+            stack(&[1, 2, 2], Whole, &[3], Whole),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(!all[at + 1..].contains(one), "{at}");
+        }
+    }
+
+    /// Stored hashes must keep their meaning: this one was made by the first version.
+    #[test]
+    fn the_encoding_does_not_change() {
+        let mut dictionary = Dictionary::new();
+        let user = frame(
+            &mut dictionary,
+            FrameKind::User,
+            Some(("/bin/a", &[1, 2, 3])),
+            0x1234,
+            "main",
+        );
+        let kernel = frame(&mut dictionary, FrameKind::Kernel, None, 7, "schedule");
+        let stack = dictionary.intern_stack(Stack {
+            user: vec![user],
+            user_end: StackEnd::FramePointers,
+            kernel: vec![kernel],
+            kernel_end: StackEnd::Whole,
+        });
+        assert_eq!(
+            dictionary.stack_hash(stack),
+            0xcd75_9980_9863_2179_f245_392d_2c25_c6e8
+        );
+    }
+}

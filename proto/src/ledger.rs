@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use crate::event::Event;
-use crate::pb;
 use crate::profile::StackEnd;
 use crate::wire_enum::wire_enum;
 
@@ -48,7 +47,8 @@ impl Ledger {
         self.events.iter().find(|one| one.event == event)
     }
 
-    /// Adds the counts of another. Sums stop at the ends of their types.
+    /// Adds the counts of another. Sums stop at the ends of their types; short of those the order
+    /// of merging does not matter.
     pub fn merge(&mut self, other: &Self) {
         for event in &other.events {
             self.add(event);
@@ -266,111 +266,121 @@ pub struct Imbalance {
     pub right: i128,
 }
 
-impl From<&Ledger> for pb::Ledger {
-    fn from(ledger: &Ledger) -> Self {
-        Self {
-            events: ledger.events.iter().map(Into::into).collect(),
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb;
 
-impl From<pb::Ledger> for Ledger {
-    /// Leaves out the ledgers of events that this version does not know, and adds up those of
-    /// one event.
-    fn from(message: pb::Ledger) -> Self {
-        let mut ledger = Self::default();
-        for event in message.events {
-            if let Ok(known) = Event::from_wire(event.event) {
-                ledger.add(&event_ledger(known, event));
-            }
-        }
+    fn cpu() -> EventLedger {
+        let mut ledger = EventLedger::new(Event::Cpu);
+        ledger.expected = 1000;
+        ledger.observed = 990;
+        ledger.idle = 800;
+        ledger.filtered = 100;
+        ledger.unsampled = 10;
+        ledger.counted = 80;
+        ledger.delivered = 76;
+        ledger.losses.insert(LossReason::RingBufferFull, 3);
+        ledger.losses.insert(LossReason::MalformedRecord, 1);
+        ledger.skipped.insert(SkipReason::Recursion, 11);
+        ledger.skipped.insert(SkipReason::TickMissing, -1);
+        ledger.user_stacks.insert(StackEnd::Whole, 76);
         ledger
     }
-}
 
-impl From<&EventLedger> for pb::EventLedger {
-    fn from(ledger: &EventLedger) -> Self {
-        let ends = |ends: &BTreeMap<StackEnd, u64>| {
-            let ends = ends.iter().map(|(end, &count)| pb::StackEndCount {
-                end: end.to_wire(),
-                count,
-            });
-            ends.collect()
-        };
-        let losses = ledger.losses.iter().map(|(reason, &count)| pb::Loss {
-            reason: reason.to_wire(),
-            count,
-        });
-        let skipped = ledger.skipped.iter().map(|(reason, &count)| pb::Skip {
-            reason: reason.to_wire(),
-            count,
-        });
-        Self {
-            event: ledger.event.to_wire(),
-            expected: ledger.expected,
-            observed: ledger.observed,
-            idle: ledger.idle,
-            filtered: ledger.filtered,
-            unsampled: ledger.unsampled,
-            counted: ledger.counted,
-            delivered: ledger.delivered,
-            losses: losses.collect(),
-            skipped: skipped.collect(),
-            user_stacks: ends(&ledger.user_stacks),
-            kernel_stacks: ends(&ledger.kernel_stacks),
-            user_frames: ledger.user_frames,
-            unnamed_user_frames: ledger.unnamed_user_frames,
-            exact_weight: ledger.exact_weight,
-            sampled_weight: ledger.sampled_weight,
+    #[test]
+    fn balanced_ledgers_verify() {
+        assert_eq!(cpu().verify(), Ok(()));
+        let mut io = EventLedger::new(Event::Io);
+        assert_eq!(io.verify(), Ok(()));
+        // What the kernel skipped of an event that has no rate is told, but there is nothing to
+        // compare it with.
+        io.skipped.insert(SkipReason::Recursion, 4);
+        assert_eq!(io.verify(), Ok(()));
+    }
+
+    #[test]
+    fn every_equation_is_verified() {
+        type Change = fn(&mut EventLedger);
+        let observed = "observed = idle + filtered + unsampled + counted";
+        let counted = "counted = delivered + losses";
+        let expected = "expected - observed = skipped";
+        let cases: [(Change, &str); 9] = [
+            (|ledger| ledger.observed += 1, observed),
+            (|ledger| ledger.idle += 1, observed),
+            (|ledger| ledger.filtered += 1, observed),
+            (|ledger| ledger.unsampled += 1, observed),
+            (|ledger| ledger.counted += 1, observed),
+            (|ledger| ledger.delivered += 1, counted),
+            (|ledger| ledger.losses.clear(), counted),
+            (|ledger| ledger.expected += 1, expected),
+            (|ledger| ledger.skipped.clear(), expected),
+        ];
+        for (change, equation) in cases {
+            let mut ledger = cpu();
+            change(&mut ledger);
+            assert_eq!(ledger.verify().unwrap_err().equation, equation);
         }
+        let mut io = EventLedger::new(Event::Io);
+        io.expected = 1;
+        assert_eq!(io.verify().unwrap_err().equation, "expected = 0");
     }
-}
 
-fn event_ledger(event: Event, message: pb::EventLedger) -> EventLedger {
-    let ends = |ends: Vec<pb::StackEndCount>| {
-        let ends = ends.into_iter();
-        sums(
-            ends.map(|one| (StackEnd::from_wire(one.end), one.count)),
-            u64::saturating_add,
-        )
-    };
-    let losses = message.losses.into_iter();
-    let skipped = message.skipped.into_iter();
-    EventLedger {
-        event,
-        expected: message.expected,
-        observed: message.observed,
-        idle: message.idle,
-        filtered: message.filtered,
-        unsampled: message.unsampled,
-        counted: message.counted,
-        delivered: message.delivered,
-        losses: sums(
-            losses.map(|one| (LossReason::from_wire(one.reason), one.count)),
-            u64::saturating_add,
-        ),
-        skipped: sums(
-            skipped.map(|one| (SkipReason::from_wire(one.reason), one.count)),
-            i64::saturating_add,
-        ),
-        user_stacks: ends(message.user_stacks),
-        kernel_stacks: ends(message.kernel_stacks),
-        user_frames: message.user_frames,
-        unnamed_user_frames: message.unnamed_user_frames,
-        exact_weight: message.exact_weight,
-        sampled_weight: message.sampled_weight,
+    #[test]
+    fn an_imbalance_names_both_sides() {
+        let mut ledger = cpu();
+        ledger.delivered = 70;
+        assert_eq!(
+            ledger.verify().unwrap_err().to_string(),
+            "the cpu ledger does not add up: counted = delivered + losses is 80 = 74"
+        );
     }
-}
 
-/// Several entries of one reason, such as two that this version does not know, are added up.
-fn sums<K: Ord, V: Copy + Default>(
-    entries: impl Iterator<Item = (K, V)>,
-    add: fn(V, V) -> V,
-) -> BTreeMap<K, V> {
-    let mut sums = BTreeMap::new();
-    for (key, value) in entries {
-        let sum: &mut V = sums.entry(key).or_default();
-        *sum = add(*sum, value);
+    #[test]
+    fn hostile_numbers_do_not_balance_by_overflow() {
+        let mut ledger = EventLedger::new(Event::OffCpu);
+        ledger.idle = u64::MAX;
+        ledger.filtered = 1;
+        assert!(ledger.verify().is_err());
+        ledger.observed = u64::MAX;
+        assert!(ledger.verify().is_err());
+
+        let mut ledger = EventLedger::new(Event::Cpu);
+        ledger.losses.insert(LossReason::RingBufferFull, u64::MAX);
+        ledger.losses.insert(LossReason::Unexplained, 1);
+        ledger.skipped.insert(SkipReason::Recursion, i64::MAX);
+        ledger.skipped.insert(SkipReason::Throttled, i64::MAX);
+        ledger.skipped.insert(SkipReason::TickMissing, 2);
+        assert!(ledger.verify().is_err());
+        assert_eq!(ledger.lost(), u64::MAX);
+        let other = ledger.clone();
+        ledger.merge(&other);
+        assert_eq!(ledger.losses[&LossReason::RingBufferFull], u64::MAX);
+        assert_eq!(ledger.skipped[&SkipReason::Recursion], i64::MAX);
+        assert!(ledger.verify().is_err());
     }
-    sums
+
+    #[test]
+    fn merged_ledgers_add_up_and_stay_sorted() {
+        let io = EventLedger::new(Event::Io);
+        let mut ledger = Ledger::default();
+        for event in [&io, &cpu(), &cpu()] {
+            ledger.add(event);
+        }
+        assert_eq!(ledger.events.len(), 2);
+        let both = ledger.event(Event::Cpu).unwrap();
+        assert_eq!((both.expected, both.lost()), (2000, 8));
+        assert_eq!(both.user_stacks[&StackEnd::Whole], 152);
+        assert_eq!(ledger.verify(), Ok(()));
+        assert_eq!(ledger.lost(), 8);
+        assert_eq!(ledger.lost_share(), 0.05);
+        assert_eq!(Ledger::default().lost_share(), 0.0);
+    }
+
+    #[test]
+    fn survives_the_wire() {
+        let mut ledger = Ledger::default();
+        ledger.add(&cpu());
+        assert_eq!(Ledger::from(pb::Ledger::from(&ledger)), ledger);
+    }
 }

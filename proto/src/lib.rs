@@ -26,6 +26,7 @@ mod frame;
 mod histogram;
 mod identity;
 mod ledger;
+mod ledger_wire;
 mod merge;
 pub mod pb;
 mod profile;
@@ -33,6 +34,7 @@ mod relabel;
 mod target;
 mod wire_enum;
 mod wire_tables;
+mod wire_writer;
 
 pub use assembler::{CaptureAssembler, ModelError};
 pub use capture::{Capture, DeviceStatistics, ThreadAccount};

@@ -14,6 +14,8 @@ use crate::relabel::Relabel;
 
 /// Between the hosts, kernels and so on of a merge.
 const SEPARATOR: &str = ", ";
+/// The host of a capture that does not say, once it is merged.
+const UNKNOWN_HOST: &str = "unknown";
 
 /// Captures that do not make one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -52,14 +54,12 @@ impl Capture {
     /// Fails where there is nothing to merge, or where the captures were not of the same events
     /// and target, or, with cpu among them, not of the same frequency.
     pub fn merge(captures: impl IntoIterator<Item = Self>) -> Result<Self, MergeError> {
-        let captures: Vec<_> = captures.into_iter().collect();
-        let hosts: BTreeSet<_> = captures.iter().flat_map(|c| parts(&c.facts.host)).collect();
-        let several_hosts = hosts.len() > 1;
+        let mut captures: Vec<_> = captures.into_iter().collect();
+        if captures.len() > 1 {
+            name_hosts(&mut captures);
+        }
         let mut merged: Option<Self> = None;
-        for mut capture in captures {
-            if several_hosts {
-                capture.name_host();
-            }
+        for capture in captures {
             match &mut merged {
                 None => merged = Some(capture),
                 Some(merged) => merged.add(capture)?,
@@ -70,12 +70,8 @@ impl Capture {
         Ok(merged)
     }
 
-    /// Sets the host of every process and device that has none, unless the capture is a merge of
-    /// several hosts.
+    /// Sets the host of every process and device that has none.
     fn name_host(&mut self) {
-        if parts(&self.facts.host).len() > 1 {
-            return;
-        }
         let mut dictionary = Dictionary::new();
         let host = dictionary.intern_string(&self.facts.host);
         let relabel = import(&mut dictionary, &self.dictionary, host);
@@ -123,6 +119,25 @@ impl Capture {
         match self.profiles.iter_mut().find(same) {
             Some(known) => known.samples.extend(profile.samples),
             None => self.profiles.push(profile),
+        }
+    }
+}
+
+/// Where the captures are of several hosts, names the host of each process and device.
+fn name_hosts(captures: &mut [Capture]) {
+    for capture in captures.iter_mut() {
+        if capture.facts.host.is_empty() {
+            capture.facts.host = UNKNOWN_HOST.to_owned();
+        }
+    }
+    let hosts: BTreeSet<_> = captures.iter().flat_map(|c| parts(&c.facts.host)).collect();
+    if hosts.len() == 1 {
+        return;
+    }
+    for capture in captures {
+        // A merge of several hosts has named them already.
+        if parts(&capture.facts.host).len() == 1 {
+            capture.name_host();
         }
     }
 }

@@ -60,6 +60,14 @@ const RULES: &[Rule] = &[
         breaches: |project| sources::kernel_code_drops_nothing(project.root),
     },
     Rule {
+        invariant: "one filter: every kernel event asks admit.rs",
+        breaches: |project| sources::events_ask_the_filter(project.root),
+    },
+    Rule {
+        invariant: "one way out: only emit.rs touches the ring buffer",
+        breaches: |project| sources::only_emit_sends(project.root),
+    },
+    Rule {
         invariant: "kernel objects declare the licence GPL",
         breaches: |project| objects::licence_is_gpl(project.objects),
     },

@@ -39,6 +39,12 @@ const PACKAGES: &[Package] = &[
         proof: &["losetup", "/sbin/losetup", "/usr/sbin/losetup"],
         elsewhere: "install util-linux",
     },
+    Package {
+        name: "openssl",
+        why: "makes the certificates of the TLS tests",
+        proof: &["openssl"],
+        elsewhere: "install openssl",
+    },
 ];
 
 impl Args {

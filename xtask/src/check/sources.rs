@@ -49,6 +49,30 @@ pub(crate) fn kernel_code_drops_nothing(root: &Path) -> Result<Vec<String>> {
     lines_where(root, "profiler-ebpf/src", |code| code.contains("let _ ="))
 }
 
+/// Each file of kernel events names the filter in its code; `mod.rs` holds no event.
+pub(crate) fn events_ask_the_filter(root: &Path) -> Result<Vec<String>> {
+    let mut breaches = Vec::new();
+    for file in rust_files(&root.join("profiler-ebpf/src/events"))? {
+        let text = read(&file)?;
+        let asks = text.lines().any(|line| code_of(line).contains("admit"));
+        if !asks && file.file_name().is_some_and(|name| name != "mod.rs") {
+            breaches.push(format!("{}: no call of admit", shown(root, &file)));
+        }
+    }
+    Ok(breaches)
+}
+
+pub(crate) fn only_emit_sends(root: &Path) -> Result<Vec<String>> {
+    let users = lines_where(root, "profiler-ebpf/src", |code| {
+        code.contains("RingBuf") || code.contains("ringbuf")
+    })?;
+    let allowed = "profiler-ebpf/src/emit.rs:";
+    Ok(users
+        .into_iter()
+        .filter(|user| !user.starts_with(allowed))
+        .collect())
+}
+
 pub(crate) fn lints_are_inherited(root: &Path) -> Result<Vec<String>> {
     let mut breaches = Vec::new();
     for member in MEMBERS.iter().filter(|member| **member != SHARED) {
@@ -83,8 +107,7 @@ fn lines_where(root: &Path, folder: &str, matches: fn(&str) -> bool) -> Result<V
     let mut found = Vec::new();
     for file in rust_files(&root.join(folder))? {
         for (number, line) in read(&file)?.lines().enumerate() {
-            let code = line.split("//").next().unwrap_or("");
-            if matches(code) {
+            if matches(code_of(line)) {
                 found.push(format!(
                     "{}:{}: {}",
                     shown(root, &file),
@@ -95,6 +118,11 @@ fn lines_where(root: &Path, folder: &str, matches: fn(&str) -> bool) -> Result<V
         }
     }
     Ok(found)
+}
+
+/// A line without its comment.
+fn code_of(line: &str) -> &str {
+    line.split("//").next().unwrap_or("")
 }
 
 fn crate_roots(source: &Path) -> Result<Vec<PathBuf>> {
@@ -184,7 +212,14 @@ mod tests {
             "profiler-ebpf/src/emit.rs",
             "// never `let _ =`\nlet _lock = 1;\n",
         );
+        write(
+            &root,
+            "profiler-ebpf/src/events/io.rs",
+            "use crate::admit;\n",
+        );
         for rule in [
+            events_ask_the_filter,
+            only_emit_sends,
             unsafe_is_forbidden,
             abi_has_only_unsafe_impl,
             kernel_code_drops_nothing,
@@ -238,6 +273,36 @@ mod tests {
         assert_eq!(
             kernel_code_drops_nothing(root.path()).unwrap(),
             ["profiler-ebpf/src/events/io.rs:1: let _ = emit();"]
+        );
+    }
+
+    #[test]
+    fn an_event_without_the_filter_is_shown() {
+        let root = project();
+        write(&root, "profiler-ebpf/src/events/mod.rs", "mod io;\n");
+        write(&root, "profiler-ebpf/src/events/io.rs", "// admit\n");
+        assert_eq!(
+            events_ask_the_filter(root.path()).unwrap(),
+            ["profiler-ebpf/src/events/io.rs: no call of admit"]
+        );
+    }
+
+    #[test]
+    fn a_second_way_out_is_shown() {
+        let root = project();
+        write(
+            &root,
+            "profiler-ebpf/src/emit.rs",
+            "use aya_ebpf::maps::RingBuf;\n",
+        );
+        write(
+            &root,
+            "profiler-ebpf/src/events/io.rs",
+            "bpf_ringbuf_output();\n",
+        );
+        assert_eq!(
+            only_emit_sends(root.path()).unwrap(),
+            ["profiler-ebpf/src/events/io.rs:1: bpf_ringbuf_output();"]
         );
     }
 

@@ -123,7 +123,9 @@ impl Agent {
     async fn connect_host(args: &AgentArgs, host: &str) -> Result<Self, CliError> {
         let name = format!("the agent at {host}");
         let failed = |error: tonic::transport::Error| {
-            CliError::Failed(format!("cannot connect to {name}: {}", root_cause(&error)))
+            let cause = root_cause(&error);
+            certificate_refused(&name, &cause)
+                .unwrap_or_else(|| CliError::Failed(format!("cannot connect to {name}: {cause}")))
         };
         let has_port = host
             .rsplit_once(':')
@@ -199,10 +201,23 @@ fn status_error(agent: &str, doing: &str, status: &Status) -> CliError {
         // The transport's own words are about frames and streams, the reason lies below them.
         Code::Unavailable | Code::Unknown | Code::Cancelled if status.source().is_some() => {
             let cause = status.source().map_or(said, root_cause);
-            CliError::AgentLost(format!("{agent} went away during {doing} ({cause})"))
+            certificate_refused(agent, &cause).unwrap_or_else(|| {
+                CliError::AgentLost(format!("{agent} went away during {doing} ({cause})"))
+            })
         }
         _ => CliError::Failed(format!("{doing} failed on {agent}: {said}")),
     }
+}
+
+/// What a failed TLS handshake means if it was the other side that ended it. It looks at our certificate
+/// last, so that this can show as late as in the first call.
+fn certificate_refused(agent: &str, cause: &str) -> Option<CliError> {
+    cause.contains("received fatal alert").then(|| {
+        CliError::Denied(format!(
+            "{agent} refuses this client's certificate ({cause}): --tls-cert must be signed by the authority \
+             that the agent trusts"
+        ))
+    })
 }
 
 async fn connect_socket(path: &Path) -> Result<Channel, io::Error> {

@@ -1,6 +1,6 @@
 //! An agent without a kernel side: it answers as it is told to, with a made-up capture.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use profiler_proto::pb::capture_response::Part;
 use profiler_proto::pb::profiler_server::{Profiler, ProfilerServer};
 use profiler_proto::pb::{self, CaptureResponse, Phase};
 use profiler_proto::{Capture, EndReason, chunks, encode_frame};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 /// How the agent behaves in a capture.
@@ -32,7 +33,7 @@ pub(crate) enum Behaviour {
 /// A running one.
 pub(crate) struct FakeAgent {
     runtime: Option<Runtime>,
-    socket: PathBuf,
+    address: String,
     service: Service,
 }
 
@@ -48,30 +49,44 @@ struct Service {
 impl FakeAgent {
     pub(crate) fn start(socket: &Path, behaviour: Behaviour, capture: Capture) -> Self {
         let runtime = Runtime::new().unwrap();
-        let service = Service {
-            behaviour,
-            capture: Arc::new(capture),
-            stop: Arc::new(Notify::new()),
-            armed: Arc::new(Notify::new()),
-            spec: Arc::new(Mutex::new(None)),
-        };
+        let service = Service::new(behaviour, capture);
         let listener = {
             let _guard = runtime.enter();
             UnixListener::bind(socket).unwrap()
         };
-        let server = tonic::transport::Server::builder()
+        let server = Server::builder()
             .add_service(ProfilerServer::new(service.clone()))
             .serve_with_incoming(UnixListenerStream::new(listener));
         runtime.spawn(server);
         Self {
             runtime: Some(runtime),
-            socket: socket.to_owned(),
+            address: socket.to_str().unwrap().to_owned(),
             service,
         }
     }
 
-    pub(crate) fn socket(&self) -> &str {
-        self.socket.to_str().unwrap()
+    /// Listens on localhost, over mutual TLS.
+    pub(crate) fn start_tls(tls: ServerTlsConfig, behaviour: Behaviour, capture: Capture) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let service = Service::new(behaviour, capture);
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+        let server = Server::builder()
+            .tls_config(tls)
+            .unwrap()
+            .add_service(ProfilerServer::new(service.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        runtime.spawn(server);
+        Self {
+            runtime: Some(runtime),
+            address,
+            service,
+        }
+    }
+
+    /// Its socket, or its host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// What the client asked for.
@@ -101,6 +116,16 @@ impl Drop for FakeAgent {
 }
 
 impl Service {
+    fn new(behaviour: Behaviour, capture: Capture) -> Self {
+        Self {
+            behaviour,
+            capture: Arc::new(capture),
+            stop: Arc::new(Notify::new()),
+            armed: Arc::new(Notify::new()),
+            spec: Arc::new(Mutex::new(None)),
+        }
+    }
+
     async fn run(self, spec: pb::CaptureSpec, out: mpsc::Sender<Result<CaptureResponse, Status>>) {
         let mut capture = Capture::clone(&self.capture);
         capture.facts.spec = spec.try_into().unwrap();

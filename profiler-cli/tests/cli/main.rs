@@ -8,5 +8,6 @@ mod fake_agent;
 mod place;
 mod reading;
 mod recording;
+mod remote;
 #[path = "../../src/sample_capture.rs"]
 mod sample_capture;

@@ -36,7 +36,7 @@ impl Bench {
 
     /// `profiler record`, with the agent's socket before the other arguments.
     fn args<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
-        [&["record", "--socket", self.agent.socket()], args].concat()
+        [&["record", "--socket", self.agent.address()], args].concat()
     }
 
     fn record(&self, args: &[&str]) -> (i32, String, String) {
@@ -372,7 +372,7 @@ fn status_and_doctor_print_and_judge() {
         let args = [
             command,
             "--socket",
-            bench.agent.socket(),
+            bench.agent.address(),
             "--output",
             output,
         ];

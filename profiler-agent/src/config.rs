@@ -1,0 +1,537 @@
+//! What the agent was told: flags and a TOML file, turned once into a [`Config`].
+//!
+//! A flag wins over the file, the file over the default. A flag and its key in the file have the
+//! same name, but for `-` and `_`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use clap::Parser;
+use serde::Deserialize;
+
+use crate::access::Group;
+use crate::bpf::LoadSettings;
+use crate::session::SessionSettings;
+
+mod values;
+
+pub use values::{
+    Bounded, LogFilter, MaxSamples, MaxSessions, RingBytes, RungChoice, SocketPath, ValueError,
+};
+
+/// Read where no other file is named, if it is there.
+pub const DEFAULT_FILE: &str = "/etc/profiler/agent.toml";
+/// Each session has its own programs and maps in the kernel.
+pub const DEFAULT_MAX_SESSIONS: MaxSessions = MaxSessions::new(4);
+/// About 100 CPUs at 99 Hz for 100 s.
+pub const DEFAULT_MAX_SAMPLES: MaxSamples = MaxSamples::new(1_000_000);
+
+const EXAMPLES: &str = "\
+Examples:
+  profiler-agent
+      Serve local callers on /run/profiler/agent.sock.
+  profiler-agent --socket-group profiler
+      The same, and let members of group `profiler` in.
+  profiler-agent --listen 0.0.0.0:7464 --tls-cert agent.pem --tls-key agent.key --tls-client-ca clients.pem
+      Serve other hosts too: those that show a certificate of that authority.
+  profiler-agent --config agent.toml --check-config
+      Say whether the configuration is valid, and end.
+
+Exit codes: 0 ended as asked, 1 could not start or serve, 2 wrong flag or configuration.";
+
+/// The profiling daemon: loads the kernel programs, names frames, serves captures.
+#[derive(Debug, Parser)]
+#[command(name = "profiler-agent", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Configuration file [default: /etc/profiler/agent.toml if it exists]
+    #[arg(long, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+
+    /// Print `ready` once calls are accepted, and end when standard input does. SIGINT is left to
+    /// the parent, which gets it too
+    #[arg(long)]
+    pub until_stdin_closes: bool,
+
+    /// Check flags, configuration file and the files it names, and end
+    #[arg(long)]
+    pub check_config: bool,
+
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What a flag and the file can both set.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// Unix socket to listen on [default: /run/profiler/agent.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<SocketPath>,
+
+    /// Group whose members may use the socket, besides root; a name or a number
+    #[arg(long, value_name = "NAME")]
+    socket_group: Option<String>,
+
+    /// Also listen on this TCP address; needs the three --tls flags
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+
+    /// Certificate of this agent, with those that lead to its root (PEM)
+    #[arg(long, value_name = "PATH")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of that certificate (PEM)
+    #[arg(long, value_name = "PATH")]
+    tls_key: Option<PathBuf>,
+
+    /// Certificates of the authorities that clients must have theirs from (PEM)
+    #[arg(long, value_name = "PATH")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// Sessions that may run at the same time [default: 4]
+    #[arg(long, value_name = "N")]
+    max_sessions: Option<MaxSessions>,
+
+    /// Ring buffer between kernel and agent, bytes per session, a power of two [default: 1048576]
+    #[arg(long, value_name = "BYTES")]
+    ring_bytes: Option<RingBytes>,
+
+    /// Samples kept in memory per session; what comes after is counted as lost [default: 1000000]
+    #[arg(long, value_name = "N")]
+    max_samples: Option<MaxSamples>,
+
+    /// How off-CPU learns that a thread runs again: auto, sched_exit_tp, fentry, kprobe or
+    /// switch-out [default: auto]
+    #[arg(long, value_name = "RUNG")]
+    offcpu_rung: Option<RungChoice>,
+
+    /// What to log: error, warn, info, debug, trace, or directives [default: RUST_LOG, else info]
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<LogFilter>,
+}
+
+/// What the agent was told, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The Unix socket.
+    pub socket: SocketPath,
+    /// Whose members may use the Unix socket.
+    pub socket_group: Option<Group>,
+    /// The TCP listener, if any.
+    pub tcp: Option<Tcp>,
+    /// Sessions that may run at the same time.
+    pub max_sessions: MaxSessions,
+    /// The same for every session.
+    pub session: SessionSettings,
+    /// What is logged.
+    pub log: LogFilter,
+}
+
+/// The TCP listener. There is none without certificates.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tcp {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// Where its certificates are.
+    pub tls: TlsFiles,
+}
+
+/// The files that mutual TLS needs, all PEM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsFiles {
+    /// The agent's certificate and those that lead to its root.
+    pub cert: PathBuf,
+    /// The agent's private key.
+    pub key: PathBuf,
+    /// The authorities of clients' certificates.
+    pub client_ca: PathBuf,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A key or value in the file.
+    #[error("{}, line {line}: `{text}`: {message}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// The line itself.
+        text: String,
+        /// What is wrong, and what is accepted.
+        message: String,
+    },
+    /// A log filter that is none.
+    #[error("environment variable RUST_LOG: {0}")]
+    RustLog(#[from] ValueError),
+    /// Plain TCP was asked for.
+    #[error(
+        "listen is set without {}; the agent serves TCP only with mutual TLS",
+        .missing.join(" and ")
+    )]
+    ListenWithoutTls {
+        /// The keys that are not set.
+        missing: Vec<&'static str>,
+    },
+    /// Certificates for nothing.
+    #[error("{} set without listen; certificates are for TCP only", set_keys(.0))]
+    TlsWithoutListen(Vec<&'static str>),
+    /// Nobody could be a member.
+    #[error("socket_group: there is no group `{0}` in /etc/group")]
+    NoSuchGroup(String),
+}
+
+fn set_keys(keys: &[&str]) -> String {
+    let verb = if keys.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", keys.join(" and "))
+}
+
+impl Config {
+    /// Reads the file, puts the flags over it and checks the whole.
+    ///
+    /// # Errors
+    /// Names the file, line and key, or the flag, that cannot be used.
+    pub fn load(args: Args) -> Result<Self, ConfigError> {
+        let file = read_file(args.config.as_deref())?;
+        let rust_log = std::env::var("RUST_LOG").ok();
+        Self::build(args.settings, rust_log.as_deref(), file)
+    }
+
+    fn build(
+        flags: Settings,
+        rust_log: Option<&str>,
+        mut file: Settings,
+    ) -> Result<Self, ConfigError> {
+        if let Some(text) = rust_log.filter(|text| !text.is_empty()) {
+            file.log = Some(LogFilter::from_environment(text)?);
+        }
+        let Settings {
+            socket,
+            socket_group,
+            listen,
+            tls_cert,
+            tls_key,
+            tls_client_ca,
+            max_sessions,
+            ring_bytes,
+            max_samples,
+            offcpu_rung,
+            log,
+        } = flags.or(file);
+        Ok(Self {
+            socket: socket.unwrap_or_default(),
+            socket_group: socket_group.map(find_group).transpose()?,
+            tcp: tcp(listen, tls_cert, tls_key, tls_client_ca)?,
+            max_sessions: max_sessions.unwrap_or(DEFAULT_MAX_SESSIONS),
+            session: SessionSettings {
+                load: LoadSettings {
+                    ring_bytes: ring_bytes.unwrap_or_default().get(),
+                    offcpu_rung: offcpu_rung.unwrap_or_default().get(),
+                },
+                max_samples: max_samples.unwrap_or(DEFAULT_MAX_SAMPLES).get(),
+            },
+            log: log.unwrap_or_default(),
+        })
+    }
+}
+
+impl Settings {
+    /// These, and the other ones where these say nothing.
+    fn or(self, other: Self) -> Self {
+        let Self {
+            socket,
+            socket_group,
+            listen,
+            tls_cert,
+            tls_key,
+            tls_client_ca,
+            max_sessions,
+            ring_bytes,
+            max_samples,
+            offcpu_rung,
+            log,
+        } = self;
+        Self {
+            socket: socket.or(other.socket),
+            socket_group: socket_group.or(other.socket_group),
+            listen: listen.or(other.listen),
+            tls_cert: tls_cert.or(other.tls_cert),
+            tls_key: tls_key.or(other.tls_key),
+            tls_client_ca: tls_client_ca.or(other.tls_client_ca),
+            max_sessions: max_sessions.or(other.max_sessions),
+            ring_bytes: ring_bytes.or(other.ring_bytes),
+            max_samples: max_samples.or(other.max_samples),
+            offcpu_rung: offcpu_rung.or(other.offcpu_rung),
+            log: log.or(other.log),
+        }
+    }
+}
+
+fn read_file(named: Option<&Path>) -> Result<Settings, ConfigError> {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    match fs::read_to_string(path) {
+        Ok(text) => parse_file(path, &text),
+        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
+            Ok(Settings::default())
+        }
+        Err(source) => Err(ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn parse_file(path: &Path, text: &str) -> Result<Settings, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let before = text.get(..start).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        ConfigError::File {
+            path: path.to_owned(),
+            line,
+            text: text
+                .lines()
+                .nth(line - 1)
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+            message: error.message().replace('\n', "; "),
+        }
+    })
+}
+
+fn find_group(name: String) -> Result<Group, ConfigError> {
+    let path = Path::new("/etc/group");
+    let groups = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Group::find(&name, &groups).ok_or(ConfigError::NoSuchGroup(name))
+}
+
+fn tcp(
+    listen: Option<SocketAddr>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+) -> Result<Option<Tcp>, ConfigError> {
+    let files = [
+        ("tls_cert", cert.is_some()),
+        ("tls_key", key.is_some()),
+        ("tls_client_ca", client_ca.is_some()),
+    ];
+    let keys = |set: bool| {
+        let files = files.iter().filter(move |(_, is_set)| *is_set == set);
+        files.map(|(key, _)| *key).collect::<Vec<_>>()
+    };
+    match (listen, cert, key, client_ca) {
+        (Some(listen), Some(cert), Some(key), Some(client_ca)) => Ok(Some(Tcp {
+            listen,
+            tls: TlsFiles {
+                cert,
+                key,
+                client_ca,
+            },
+        })),
+        (Some(_), ..) => Err(ConfigError::ListenWithoutTls {
+            missing: keys(false),
+        }),
+        (None, None, None, None) => Ok(None),
+        (None, ..) => Err(ConfigError::TlsWithoutListen(keys(true))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::OffcpuRung;
+
+    fn flags(line: &str) -> Settings {
+        let words = std::iter::once("profiler-agent").chain(line.split_whitespace());
+        Args::try_parse_from(words).unwrap().settings
+    }
+
+    fn file(text: &str) -> Result<Settings, ConfigError> {
+        parse_file(Path::new("agent.toml"), text)
+    }
+
+    fn build(line: &str, rust_log: Option<&str>, text: &str) -> Result<Config, ConfigError> {
+        Config::build(flags(line), rust_log, file(text)?)
+    }
+
+    #[test]
+    fn defaults() {
+        let config = build("", None, "").unwrap();
+        assert_eq!(
+            config.socket.as_path(),
+            Path::new("/run/profiler/agent.sock")
+        );
+        assert_eq!(config.socket_group, None);
+        assert_eq!(config.tcp, None);
+        assert_eq!(config.max_sessions.get(), 4);
+        assert_eq!(config.session.load.ring_bytes, 1 << 20);
+        assert_eq!(config.session.max_samples, 1_000_000);
+        assert_eq!(config.session.load.offcpu_rung, None);
+        assert_eq!(config.log.as_str(), "info");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let text = "max_sessions = 2\nring_bytes = 65536\noffcpu_rung = \"kprobe\"";
+        let config = build("--max-sessions 7 --offcpu-rung switch-out", None, text).unwrap();
+        assert_eq!(config.max_sessions.get(), 7);
+        assert_eq!(config.session.load.ring_bytes, 65536);
+        assert_eq!(config.session.load.offcpu_rung, Some(OffcpuRung::SwitchOut));
+    }
+
+    #[test]
+    fn the_environment_is_between_flag_and_file() {
+        let log = |line, rust_log| build(line, rust_log, "log = \"warn\"").unwrap().log;
+        assert_eq!(log("", None).as_str(), "warn");
+        assert_eq!(log("", Some("")).as_str(), "warn");
+        assert_eq!(log("", Some("hyper,debug")).as_str(), "hyper,debug");
+        assert_eq!(log("--log error", Some("debug")).as_str(), "error");
+        let error = build("", Some("a=loud"), "").unwrap_err().to_string();
+        assert!(
+            error.starts_with("environment variable RUST_LOG: `a=loud`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let cases = [
+            (
+                "# first\nsokcet = \"/x\"",
+                2,
+                "sokcet",
+                "unknown field `sokcet`",
+            ),
+            (
+                "\n\nring_bytes = 1000",
+                3,
+                "ring_bytes = 1000",
+                "`1000` is not a power",
+            ),
+            (
+                "max_sessions = 0",
+                1,
+                "max_sessions",
+                "whole number from 1 to 64",
+            ),
+            ("max_samples = -5", 1, "max_samples", "integer"),
+            ("log = 'x'\nlog = 'y'", 2, "log", "duplicate"),
+            ("socket = \"agent.sock\"", 1, "socket", "absolute"),
+            (
+                "\noffcpu_rung = \"best\"",
+                2,
+                "offcpu_rung",
+                "auto, sched_exit_tp",
+            ),
+            ("listen = \"localhost\"", 1, "listen", "socket address"),
+            ("max_sessions = ", 1, "max_sessions", "expected"),
+        ];
+        for (text, line, key, expected) in cases {
+            let error = file(text).unwrap_err().to_string();
+            let start = format!("agent.toml, line {line}: `{key}");
+            assert!(
+                error.starts_with(&start),
+                "{error} does not start with {start}"
+            );
+            assert!(error.contains(expected), "{error} does not say {expected}");
+        }
+    }
+
+    #[test]
+    fn wrong_flags_are_refused() {
+        for line in [
+            "--ring-bytes 1000",
+            "--max-sessions 0",
+            "--offcpu-rung best",
+            "--listen localhost",
+            "--socket agent.sock",
+            "--log inof",
+            "--no-such-flag",
+        ] {
+            let words = std::iter::once("profiler-agent").chain(line.split_whitespace());
+            assert_eq!(
+                Args::try_parse_from(words).unwrap_err().exit_code(),
+                2,
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn tcp_is_never_plain() {
+        let error = |line| build(line, None, "").unwrap_err().to_string();
+        assert_eq!(
+            error("--listen 127.0.0.1:7464"),
+            "listen is set without tls_cert and tls_key and tls_client_ca; \
+             the agent serves TCP only with mutual TLS"
+        );
+        let without_ca = error("--listen 127.0.0.1:7464 --tls-cert c --tls-key k");
+        assert!(without_ca.starts_with("listen is set without tls_client_ca;"));
+        assert_eq!(
+            error("--tls-cert c --tls-key k"),
+            "tls_cert and tls_key are set without listen; certificates are for TCP only"
+        );
+        let line = "--listen [::]:7464 --tls-cert c --tls-key k";
+        let config = build(line, None, "tls_client_ca = \"ca\"").unwrap();
+        assert_eq!(config.tcp.unwrap().tls.client_ca, Path::new("ca"));
+    }
+
+    #[test]
+    fn a_group_must_be_there() {
+        let error = build("--socket-group no-such-group", None, "").unwrap_err();
+        assert!(matches!(error, ConfigError::NoSuchGroup(_)), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_be_there() {
+        let error = read_file(Some(Path::new("/no/agent.toml"))).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot read /no/agent.toml: ")
+        );
+    }
+
+    #[test]
+    fn the_example_file_says_the_defaults() {
+        let example = include_str!("../../packaging/agent.toml");
+        let config = build("", None, example).unwrap();
+        let default = build("", None, "").unwrap();
+        assert_eq!(format!("{config:?}"), format!("{default:?}"));
+    }
+
+    #[test]
+    fn the_example_file_has_every_key_and_its_commented_out_ones_are_valid() {
+        let example = include_str!("../../packaging/agent.toml");
+        let uncommented: String = example
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(key) if !key.starts_with(' ') => format!("{key}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        let settings = format!("{:?}", file(&uncommented).unwrap());
+        assert!(!settings.contains(": None"), "{settings}");
+    }
+
+    #[test]
+    fn help_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use profiler_proto::MAX_FRAME_BYTES;
+use profiler_proto::pb;
 use profiler_proto::pb::profiler_client::ProfilerClient;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
@@ -123,9 +124,7 @@ impl Agent {
     async fn connect_host(args: &AgentArgs, host: &str) -> Result<Self, CliError> {
         let name = format!("the agent at {host}");
         let failed = |error: tonic::transport::Error| {
-            let cause = root_cause(&error);
-            certificate_refused(&name, &cause)
-                .unwrap_or_else(|| CliError::Failed(format!("cannot connect to {name}: {cause}")))
+            CliError::Failed(format!("cannot connect to {name}: {}", root_cause(&error)))
         };
         let has_port = host
             .rsplit_once(':')
@@ -144,7 +143,24 @@ impl Agent {
             .connect()
             .await
             .map_err(failed)?;
-        Ok(Self::new(channel, name, None))
+        let mut agent = Self::new(channel, name, None);
+        agent.await_admission().await?;
+        Ok(agent)
+    }
+
+    /// Finds out whether an agent on another host accepts our certificate. In TLS 1.3 it looks at it
+    /// when for us the connection already stands, and ends the connection if it does not.
+    async fn await_admission(&mut self) -> Result<(), CliError> {
+        let answer = self.client.status(pb::StatusRequest {}).await;
+        answer.map(drop).map_err(|status| match status.source() {
+            Some(cause) => CliError::Denied(format!(
+                "{} ended the connection at once ({}): most likely it does not accept the certificate \
+                 given with --tls-cert",
+                self.name,
+                root_cause(cause)
+            )),
+            None => self.error("the question for its status", &status),
+        })
     }
 
     fn new(channel: Channel, name: String, private: Option<PrivateAgent>) -> Self {
@@ -192,6 +208,8 @@ fn status_error(agent: &str, doing: &str, status: &Status) -> CliError {
             CliError::Denied(format!("{agent} refuses {doing}: {said}"))
         }
         Code::InvalidArgument => CliError::Usage(format!("{agent} cannot do {doing}: {said}")),
+        // No event that was asked for can be measured on that host.
+        Code::FailedPrecondition => CliError::NoEvent(format!("{agent} cannot do {doing}: {said}")),
         Code::Unimplemented => CliError::Failed(format!(
             "{agent} is of another version and does not know {doing}"
         )),
@@ -199,25 +217,12 @@ fn status_error(agent: &str, doing: &str, status: &Status) -> CliError {
             "{agent} has no room for {doing}: {said}; try again later"
         )),
         // The transport's own words are about frames and streams, the reason lies below them.
-        Code::Unavailable | Code::Unknown | Code::Cancelled if status.source().is_some() => {
+        _ if status.source().is_some() => {
             let cause = status.source().map_or(said, root_cause);
-            certificate_refused(agent, &cause).unwrap_or_else(|| {
-                CliError::AgentLost(format!("{agent} went away during {doing} ({cause})"))
-            })
+            CliError::AgentLost(format!("{agent} went away during {doing} ({cause})"))
         }
         _ => CliError::Failed(format!("{doing} failed on {agent}: {said}")),
     }
-}
-
-/// What a failed TLS handshake means if it was the other side that ended it. It looks at our certificate
-/// last, so that this can show as late as in the first call.
-fn certificate_refused(agent: &str, cause: &str) -> Option<CliError> {
-    cause.contains("received fatal alert").then(|| {
-        CliError::Denied(format!(
-            "{agent} refuses this client's certificate ({cause}): --tls-cert must be signed by the authority \
-             that the agent trusts"
-        ))
-    })
 }
 
 async fn connect_socket(path: &Path) -> Result<Channel, io::Error> {
@@ -225,20 +230,17 @@ async fn connect_socket(path: &Path) -> Result<Channel, io::Error> {
         io::Error::new(io::ErrorKind::InvalidInput, "the path is not valid UTF-8")
     })?;
     let endpoint = Endpoint::from_shared(format!("unix:{path}")).map_err(io::Error::other)?;
-    endpoint
-        .connect()
-        .await
-        .map_err(|error| match io_cause(&error) {
-            Some(cause) => io::Error::from(cause),
-            None => io::Error::other(root_cause(&error)),
-        })
+    endpoint.connect().await.map_err(|error| io_cause(&error))
 }
 
-/// The kind of the I/O error an error was caused by.
-fn io_cause(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+/// The system's error below an error of the transport.
+fn io_cause(error: &(dyn Error + 'static)) -> io::Error {
     chain(error)
-        .find_map(|error| error.downcast_ref::<io::Error>())
-        .map(io::Error::kind)
+        .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error())
+        .map_or_else(
+            || io::Error::other(root_cause(error)),
+            io::Error::from_raw_os_error,
+        )
 }
 
 #[cfg(test)]
@@ -257,6 +259,7 @@ mod tests {
         );
         assert_eq!(error(Code::Unauthenticated).exit_code(), exit::DENIED);
         assert_eq!(error(Code::InvalidArgument).exit_code(), exit::USAGE);
+        assert_eq!(error(Code::FailedPrecondition).exit_code(), exit::PARTIAL);
         for code in [
             Code::Unavailable,
             Code::Internal,

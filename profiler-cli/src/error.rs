@@ -41,7 +41,7 @@ pub(crate) enum CliError {
     /// Not permitted; says what to do.
     #[error("{0}")]
     Denied(String),
-    /// The event asked for is not in the capture, and why.
+    /// An event asked for was not to be had, and why.
     #[error("{0}")]
     NoEvent(String),
     /// A file could not be read or written.

@@ -58,6 +58,14 @@ pub(crate) fn frame_name(name: &str) -> String {
     name
 }
 
+/// The beginning of a text that is longer than `limit` characters.
+pub(crate) fn shorten(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// A count with a comma between each three digits.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -255,6 +263,8 @@ mod tests {
     fn numbers_read_well() {
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(count(12), "12");
+        assert_eq!(shorten("größer", 3), "grö...");
+        assert_eq!(shorten("größer", 6), "größer");
         assert_eq!(plural(1, "thread"), "1 thread");
         assert_eq!(duration(999), "999 ns");
         assert_eq!(duration(1_500_000), "1.50 ms");

@@ -315,11 +315,13 @@ pub(crate) fn address_name(frame: &Frame, module: &str) -> String {
     format!("{module}+{:#x}", frame.address)
 }
 
-/// The file name of a mapping, safe to print; empty where it is not known.
+/// The file name of a mapping, safe to print; empty where it is not known. Whether the file has been
+/// deleted since is left to the path.
 pub(crate) fn module_name(capture: &Capture, id: MappingId) -> String {
     let path = capture
         .dictionary
         .mapping(id)
         .map_or("", |mapping| capture.dictionary.string(mapping.path));
+    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     text::clean(path.rsplit('/').next().unwrap_or(path))
 }

@@ -6,7 +6,7 @@ use profiler_proto::Event;
 use profiler_proto::pb::{self, CheckState, DoctorResponse};
 use serde_json::{Value, json};
 
-use super::{Output, block_on};
+use super::{Output, ask};
 use crate::client::{Agent, AgentArgs, NoAgent};
 use crate::error::{CliError, exit};
 use crate::stdio;
@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 /// Asks the agent and prints the answer.
 pub(crate) fn run(args: &Args) -> Result<u8, CliError> {
-    let answer = block_on(async {
+    let answer = ask(async {
         let mut agent = Agent::connect(&args.agent, NoAgent::StartOne).await?;
         let answer = agent.client.doctor(pb::DoctorRequest {}).await;
         let answer = answer.map_err(|status| agent.error("the examination of the host", &status));

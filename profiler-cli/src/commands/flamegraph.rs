@@ -11,6 +11,7 @@ use crate::stdio;
 const AFTER_HELP: &str = "\
 The picture is interactive in a browser: click to zoom, Ctrl-F to search.
 In an offcpu graph, blocked and runnable time have colours of their own.
+Frames of less than 0.05 % of the whole are not drawn.
 
 Examples:
   profiler flamegraph web1.capture -e cpu                  writes web1.cpu.svg

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use profiler_proto::{Capture, Event, read_capture};
 
 use crate::error::CliError;
+use crate::interrupts::Interrupts;
 use crate::render::ledger;
 use crate::stdio;
 use crate::view::{View, event_names};
@@ -131,6 +132,17 @@ fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, C
         .build()
         .map_err(|error| CliError::Failed(format!("cannot start the event loop: {error}")))?
         .block_on(future)
+}
+
+/// The same for a question. An interrupt ends it, and the agent that may have been started for it.
+fn ask<T>(question: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    block_on(async {
+        let mut interrupts = Interrupts::listen()?;
+        tokio::select! {
+            answer = question => answer,
+            _ = interrupts.next() => Err(CliError::Aborted),
+        }
+    })
 }
 
 /// The directory-less stem of a capture's name: `web1` of `/tmp/web1.capture`.

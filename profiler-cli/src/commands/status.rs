@@ -6,7 +6,7 @@ use profiler_proto::pb::{self, Phase, SessionStatus, StatusResponse};
 use profiler_proto::{CaptureSpec, Ledger};
 use serde_json::{Value, json};
 
-use super::{Output, block_on};
+use super::{Output, ask};
 use crate::client::{Agent, AgentArgs, NoAgent};
 use crate::error::{CliError, exit};
 use crate::render::{json as json_output, ledger};
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 
 /// Asks the agent and prints the answer. No agent is started for that: it would have nothing to tell.
 pub(crate) fn run(args: &Args) -> Result<u8, CliError> {
-    let answer = block_on(async {
+    let answer = ask(async {
         let mut agent = Agent::connect(&args.agent, NoAgent::Fail).await?;
         let answer = agent.client.status(pb::StatusRequest {}).await;
         answer.map_err(|status| agent.error("the question for its status", &status))

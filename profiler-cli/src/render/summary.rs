@@ -5,11 +5,14 @@ use std::io::{self, Write};
 use profiler_proto::{Capture, DeviceStatistics, Event, Facts, Histogram};
 
 use super::{ledger, top};
-use crate::text::{bytes, clean, count, duration, percent, plural, share, utc, utc_time};
+use crate::text::{bytes, clean, count, duration, percent, plural, share, shorten, utc, utc_time};
 use crate::view::View;
 
 /// Functions shown of each event.
 pub(crate) const FUNCTIONS: usize = 5;
+
+/// A line of 100 columns; `top` prints names in full.
+const NAME_CHARS: usize = 87;
 
 /// Devices shown of a capture with I/O.
 const DEVICES: usize = 5;
@@ -106,7 +109,11 @@ fn write_event(view: &View<'_>, out: &mut dyn Write) -> io::Result<()> {
         let own = row.own.rank(view.event);
         if own > 0 {
             let percent = percent(own, table.whole.rank(view.event));
-            writeln!(out, "{percent:>7.1}%  {}", row.label())?;
+            writeln!(
+                out,
+                "{percent:>7.1}%  {}",
+                shorten(&row.label(), NAME_CHARS)
+            )?;
         }
     }
     if view.event == Event::Io {

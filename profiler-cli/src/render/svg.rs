@@ -14,6 +14,10 @@ use super::{Format, summary};
 use crate::text;
 use crate::view::{Total, View};
 
+/// Frames narrower than this are not drawn: less than a pixel, and many of them make a picture that is all
+/// height and megabytes.
+const MIN_WIDTH_PERCENT: f64 = 0.05;
+
 /// `*.svg`.
 pub(crate) static FORMAT: Format = Format {
     ending: "svg",
@@ -158,6 +162,7 @@ fn options<'a>(view: &View<'_>) -> Options<'a> {
     options.bgcolors = Some(color::BackgroundColor::Flat(rgb(250, 250, 247)));
     options.font_type = "monospace".to_owned();
     options.frame_height = 17;
+    options.min_width = MIN_WIDTH_PERCENT;
     options.text_truncate_direction = TextTruncateDirection::Right;
     // Keeps the order of our lines. inferno's own sorts whole lines, which draws `a` and `a;b` as two
     // boxes when there is an `a(int)` as well.

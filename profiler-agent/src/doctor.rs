@@ -90,7 +90,10 @@ fn kernel(release: &str) -> Check {
 
 fn btf(size: Result<u64, &str>) -> Check {
     match size {
-        Ok(size) => ok("btf", format!("/sys/kernel/btf/vmlinux, {} KiB", size >> 10)),
+        Ok(size) => ok(
+            "btf",
+            format!("/sys/kernel/btf/vmlinux, {} KiB", size >> 10),
+        ),
         Err(error) => failed(
             "btf",
             format!("/sys/kernel/btf/vmlinux: {error}"),
@@ -202,7 +205,10 @@ fn memlock(release: &str, limit: Option<u64>) -> Check {
     match limit {
         Some(limit) if limit < MEMLOCK_NEEDED => degraded(
             name,
-            format!("at most {} KiB for BPF maps: sessions may fail", limit >> 10),
+            format!(
+                "at most {} KiB for BPF maps: sessions may fail",
+                limit >> 10
+            ),
             "raise it: LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited",
         ),
         Some(limit) => ok(name, format!("at most {} KiB for BPF maps", limit >> 10)),

@@ -12,9 +12,9 @@ use tonic::{Request, Response, Status};
 
 use crate::access::Peer;
 use crate::bpf::LoadSettings;
-use crate::{doctor, own_cost};
 use crate::session::{ErrorKind, SessionControl, SessionEvent, SessionSettings};
 use crate::sessions::{Refused, Sessions};
+use crate::{doctor, own_cost};
 
 mod delivery;
 pub mod incoming;
@@ -106,7 +106,9 @@ impl Profiler for Service {
         if self.sessions.stop(session) {
             Ok(Response::new(pb::StopResponse {}))
         } else {
-            Err(Status::not_found(format!("no session {session} is running")))
+            Err(Status::not_found(format!(
+                "no session {session} is running"
+            )))
         }
     }
 

@@ -1,5 +1,7 @@
 //! The agent's API, as a client on its Unix socket sees it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The agent as a process: how it starts, says that it is ready, and ends.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixDatagram;

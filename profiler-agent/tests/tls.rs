@@ -1,5 +1,7 @@
 //! TCP: who is let in, and what the agent says of certificates it cannot use.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,6 @@
 //! Writing what a capture gave to where `-o` says: prepared before the capture, published after it.
 
+use std::fs;
 use std::path::PathBuf;
 
 use profiler_proto::{Capture, CaptureFileWriter, Event};
@@ -76,12 +77,36 @@ impl<'a> Results<'a> {
                 sealed.extend(render_all(capture, *event, self.all, directory)?);
             }
         }
-        let published: Result<_, _> = sealed.into_iter().map(SealedFile::publish).collect();
+        let outdated = match &self.directory {
+            Some(directory) => outdated(directory),
+            None => Vec::new(),
+        };
+        let published: Result<Vec<_>, _> = sealed.into_iter().map(SealedFile::publish).collect();
+        let published = published?;
+        for path in outdated.iter().filter(|path| !published.contains(path)) {
+            fs::remove_file(path).map_err(|error| CliError::file("remove", path, error))?;
+        }
         if let Some(directory) = self.directory {
             directory.keep();
         }
-        published
+        Ok(published)
     }
+}
+
+/// Pictures of an earlier capture in the same directory. Those that are not replaced must go: beside the new
+/// capture they would be taken for its own.
+fn outdated(directory: &OutputDirectory) -> Vec<PathBuf> {
+    if !directory.join(CAPTURE_NAME).exists() {
+        return Vec::new();
+    }
+    let names = Event::ALL.iter().flat_map(|event| {
+        let formats = FORMATS.iter();
+        formats.map(move |format| format!("{event}.{}", format.ending))
+    });
+    names
+        .map(|name| directory.join(&name))
+        .filter(|path| path.exists())
+        .collect()
 }
 
 /// One event in every format; nothing where the event was not measured.
@@ -126,9 +151,7 @@ fn default_name(capture: &Capture) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
-    use profiler_proto::{chunks, encode_frame, read_capture};
+    use profiler_proto::{chunks, read_capture};
 
     use super::*;
     use crate::sample_capture;
@@ -138,7 +161,6 @@ mod tests {
         let mut file = results.take_capture_file()?;
         for chunk in chunks(capture) {
             crate::capturing::append(&mut file, &chunk)?;
-            encode_frame(&chunk).unwrap();
         }
         results.write(capture, file)
     }
@@ -156,6 +178,19 @@ mod tests {
         let mut back = read_capture(file).unwrap();
         back.canonicalize();
         assert_eq!(back, capture);
+    }
+
+    #[test]
+    fn pictures_of_an_earlier_capture_do_not_stay_beside_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let destination = Destination::Directory(dir.path());
+        fs::write(dir.path().join("io.svg"), "somebody's own").unwrap();
+        write(destination, &sample_capture::lossy()).unwrap();
+        assert!(dir.path().join("io.svg").exists());
+        write(destination, &sample_capture::capture()).unwrap();
+        write(destination, &sample_capture::lossy()).unwrap();
+        assert!(!dir.path().join("io.svg").exists());
+        assert!(dir.path().join("cpu.svg").exists());
     }
 
     #[test]

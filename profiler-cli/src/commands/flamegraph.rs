@@ -23,9 +23,9 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     capture: CaptureArgs,
-    /// File to write, its ending decides the format: .svg, .folded or .pb.gz; `-` is standard output, as SVG
+    /// File to write; .svg, .folded or .pb.gz decides the format, `-` is SVG to standard output
     /// [default: CAPTURE.EVENT.svg in the current directory]
-    #[arg(short, long, value_name = "PATH", verbatim_doc_comment)]
+    #[arg(short, long, value_name = "PATH")]
     out: Option<PathBuf>,
 }
 

@@ -13,7 +13,7 @@ Each line is a stack, root first, then its weight: samples for cpu, microseconds
 The first frame is the command name of the thread; kernel frames end in _[k].
 
 Examples:
-  profiler folded web1.capture -e cpu | sort -rnk2 -t' ' | head
+  profiler folded web1.capture -e cpu | grep '^nginx;'
   profiler folded web1.capture -e offcpu -o offcpu.folded";
 
 #[derive(clap::Args)]

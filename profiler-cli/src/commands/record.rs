@@ -33,8 +33,8 @@ The ending of -o decides the format:
   DIRECTORY/     host.capture, and every event in every format
   nothing        HOST-TIME.capture in the current directory
 
-With COMMAND, the summary goes to standard error, and the exit code is the command's unless the profiler
-itself failed (1, 2, 5) or coverage is too low (4).
+With COMMAND, the summary goes to standard error, and the exit code is the command's, unless
+the profiler itself failed (1, 2, 5) or coverage is too low (4).
 
 Examples:
   profiler record -d 30s
@@ -52,7 +52,7 @@ pub(crate) struct Args {
         long = "events",
         value_name = "EVENT",
         value_delimiter = ',',
-        default_values_t = Event::ALL
+        default_value = "cpu,offcpu,io"
     )]
     events: Vec<Event>,
     /// How long: 500ms, 10s, 2m, 1h [default: 10s; with COMMAND, until it ends]
@@ -79,14 +79,14 @@ pub(crate) struct Args {
     /// Exit with 4 if less than this part of the measurements of any event was delivered
     #[arg(long, value_name = "PERCENT", value_parser = percentage)]
     min_coverage: Option<f64>,
-    /// How to print the summary
-    #[arg(long, value_enum, default_value_t = Output::Text)]
+    /// How to print the summary: text or json
+    #[arg(long, value_enum, default_value_t = Output::Text, hide_possible_values = true)]
     output: Output,
-    #[command(flatten)]
-    agent: AgentArgs,
     /// Profile this command and its children, to its end
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "host")]
     command: Vec<OsString>,
+    #[command(flatten)]
+    agent: AgentArgs,
 }
 
 /// Captures, writes and summarises.

@@ -21,8 +21,8 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// How to print the status
-    #[arg(long, value_enum, default_value_t = Output::Text)]
+    /// How to print the status: text or json
+    #[arg(long, value_enum, default_value_t = Output::Text, hide_possible_values = true)]
     output: Output,
     #[command(flatten)]
     agent: AgentArgs,

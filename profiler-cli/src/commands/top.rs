@@ -6,8 +6,9 @@ use crate::render::top;
 use crate::stdio;
 
 const AFTER_HELP: &str = "\
-`self` is time at the leaf of the stack, `total` includes what the function called. In offcpu and io, kernel
-functions that are at the leaf of every wait or request (the scheduler, the block layer) are passed over.
+`self` is time at the leaf of the stack, `total` includes what the function called. In offcpu and
+io, kernel functions that are at the leaf of every wait or request (the scheduler, the block
+layer) are passed over.
 
 Examples:
   profiler top web1.capture -e cpu
@@ -22,8 +23,8 @@ pub(crate) struct Args {
     /// How many functions
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     limit: usize,
-    /// How to print the table
-    #[arg(long, value_enum, default_value_t = Output::Text)]
+    /// How to print the table: text or json
+    #[arg(long, value_enum, default_value_t = Output::Text, hide_possible_values = true)]
     output: Output,
 }
 

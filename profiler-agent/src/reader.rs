@@ -5,10 +5,10 @@ use profiler_abi::{
     CpuSample, IoSample, KIND_ACCOUNT, KIND_CPU, KIND_IO, KIND_OFFCPU, KIND_STACK, MAX_FRAMES,
     OffcpuSample, RecordHeader, STACK_RECORD_HEADER, ThreadAccount,
 };
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unalign};
+use zerocopy::{FromBytes, Immutable, KnownLayout, native_endian::U64};
 
 /// An address as it lies in a record.
-pub type Address = Unalign<u64>;
+pub type Address = U64;
 
 /// One record.
 #[derive(Clone, Copy, Debug)]

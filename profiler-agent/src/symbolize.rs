@@ -3,6 +3,8 @@
 //! their own.
 
 use std::{
+    fs,
+    io::{BufRead, BufReader},
     os::fd::{AsRawFd, BorrowedFd},
     path::PathBuf,
 };
@@ -59,6 +61,49 @@ pub fn symbolize_elf(fd: BorrowedFd<'_>, offsets: &[u64]) -> Vec<Vec<Name>> {
         Input::FileOffset(offsets),
         offsets.len(),
     )
+}
+
+/// The running kernel's build-id, from its notes; empty where they are hidden.
+pub fn kernel_build_id() -> Vec<u8> {
+    fs::read("/sys/kernel/notes")
+        .ok()
+        .and_then(|notes| build_id_note(&notes))
+        .unwrap_or_default()
+}
+
+/// Finds `NT_GNU_BUILD_ID` in ELF notes: name size, description size, type,
+/// name, description, each padded to 4 bytes.
+fn build_id_note(mut notes: &[u8]) -> Option<Vec<u8>> {
+    const NT_GNU_BUILD_ID: u32 = 3;
+    loop {
+        let word = |at: usize| -> Option<u32> {
+            Some(u32::from_ne_bytes(notes.get(at..at + 4)?.try_into().ok()?))
+        };
+        let (name_size, size, kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
+        let name = notes.get(12..)?.get(..name_size)?;
+        let start = 12 + name_size.next_multiple_of(4);
+        let description = notes.get(start..)?.get(..size)?;
+        if kind == NT_GNU_BUILD_ID && name == b"GNU\0" {
+            return Some(description.to_vec());
+        }
+        notes = notes.get(start + size.next_multiple_of(4)..)?;
+    }
+}
+
+/// Address of the kernel's text (`_stext`), 0 where addresses are hidden.
+pub fn kernel_base() -> u64 {
+    let Ok(symbols) = fs::File::open("/proc/kallsyms") else {
+        return 0;
+    };
+    BufReader::new(symbols)
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| {
+            let mut fields = line.split(' ');
+            let address = fields.next()?;
+            (fields.nth(1)? == "_stext").then(|| u64::from_str_radix(address, 16).ok())?
+        })
+        .unwrap_or(0)
 }
 
 /// Names of kernel addresses, from `/proc/kallsyms`, modules included.
@@ -138,6 +183,30 @@ mod tests {
             "{names:?}"
         );
         assert_eq!(names[1], []);
+    }
+
+    #[test]
+    fn reads_the_build_id_among_other_notes() {
+        let mut notes = Vec::new();
+        for (name, kind, description) in [
+            (&b"Linux\0"[..], 257u32, &b"x"[..]),
+            (b"GNU\0", 3, b"12345678901234567890"),
+        ] {
+            notes.extend_from_slice(&(name.len() as u32).to_ne_bytes());
+            notes.extend_from_slice(&(description.len() as u32).to_ne_bytes());
+            notes.extend_from_slice(&kind.to_ne_bytes());
+            for part in [name, description] {
+                notes.extend_from_slice(part);
+                notes.resize(notes.len().next_multiple_of(4), 0);
+            }
+        }
+        assert_eq!(
+            build_id_note(&notes).as_deref(),
+            Some(&b"12345678901234567890"[..])
+        );
+        for len in 0..notes.len() {
+            assert_eq!(build_id_note(&notes[..len]), None, "cut at {len}");
+        }
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::control::offset;
 /// `PF_KTHREAD` in `task_struct.flags` (include/linux/sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
 
+/// `TASK_DEAD` (include/linux/sched.h, this number since Linux 4.14).
+const TASK_DEAD: u32 = 0x80;
+
 /// A task of the running kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Task {
@@ -84,6 +87,12 @@ impl Task {
         self.read(unsafe { offset!(task_tgid) })
     }
 
+    /// Whether it leaves the CPU for the last time.
+    #[inline(always)]
+    pub(crate) fn is_dead(self) -> bool {
+        self.state() & TASK_DEAD != 0
+    }
+
     /// Low 32 bits of the state; 0 is running or runnable.
     #[inline(always)]
     pub(crate) fn state(self) -> u32 {
@@ -124,6 +133,13 @@ impl Task {
     pub(crate) fn run_delay_ns(self) -> u64 {
         // SAFETY: reads a constant.
         self.read(unsafe { offset!(task_run_delay) })
+    }
+
+    /// Whether it is about to run for the first time.
+    #[inline(always)]
+    pub(crate) fn has_never_run(self) -> bool {
+        // SAFETY: reads a constant.
+        self.read::<u64>(unsafe { offset!(task_pcount) }) == 0
     }
 
     #[inline(always)]

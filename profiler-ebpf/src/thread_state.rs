@@ -13,8 +13,6 @@ pub(crate) const RUNNING: u64 = 1;
 pub(crate) const BLOCKED: u64 = 2;
 /// In a wait that began by losing the CPU.
 pub(crate) const RUNNABLE: u64 = 3;
-/// Its account has been sent.
-pub(crate) const EXITED: u64 = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -267,7 +267,6 @@ fn attach_accounting(ebpf: &mut Ebpf, kernel: &Btf) -> Result<(), String> {
     program
         .load("task", kernel)
         .map_err(|error| chain(&error))?;
-    attach_tracepoint(ebpf, "sched_process_exit", kernel)?;
     attach_tracepoint(ebpf, "sched_switch", kernel)
 }
 

@@ -17,7 +17,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{Iter, Program},
+    programs::Program,
 };
 use aya_log::EbpfLogger;
 use profiler_abi::{COUNTERS, Control, Counter, Counters, IoKey, IoTotals, Offsets};
@@ -94,13 +94,21 @@ impl Programs {
         let load = |object| {
             EbpfLoader::new()
                 .btf(Some(kernel))
+                // Task storage, which aya knows but has no type for.
+                .allow_unsupported_maps()
                 .override_global("OFFSETS", offsets, true)
                 .map_max_entries("EVENTS", ring_bytes)
                 .load(object)
         };
         // Only a kernel with the helper of 5.11 can have task storage.
         let mut ebpf = if offsets.has_task_btf == 1 {
-            load(OBJECT).or_else(|_| load(HASH_OBJECT))
+            load(OBJECT).or_else(|error| {
+                tracing::warn!(
+                    "no task storage for the state of threads, using a hash: {}",
+                    error::chain(&error)
+                );
+                load(HASH_OBJECT)
+            })
         } else {
             load(HASH_OBJECT)
         }

@@ -39,7 +39,7 @@ struct Attr {
     config1: u64,
 }
 
-const _: () = assert!(mem::size_of::<Attr>() == 64);
+const _: () = assert!(size_of::<Attr>() == 64);
 
 /// `PERF_TYPE_HARDWARE`, `PERF_TYPE_SOFTWARE`.
 const HARDWARE: u32 = 0;
@@ -182,7 +182,7 @@ fn perf_event_open(clock: Clock, frequency: Frequency, cpu: u32) -> io::Result<O
             Clock::Cycles => HARDWARE,
             Clock::CpuClock => SOFTWARE,
         },
-        size: mem::size_of::<Attr>() as u32,
+        size: size_of::<Attr>() as u32,
         // Both PERF_COUNT_HW_CPU_CYCLES and PERF_COUNT_SW_CPU_CLOCK are 0.
         config: 0,
         sample_freq: u64::from(frequency.get()),

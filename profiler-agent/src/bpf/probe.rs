@@ -1,7 +1,7 @@
 //! What this kernel can do, found by doing it: every rung of every ladder is
 //! loaded, attached and let go.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use aya::{Btf, Ebpf};
 use profiler_abi::Offsets;
@@ -27,7 +27,7 @@ pub fn probe(settings: &LoadSettings) -> Vec<pb::EventProbe> {
                     mechanism: "all".to_owned(),
                     available: false,
                     reason: error.to_string(),
-                    verified_instructions: HashMap::new(),
+                    verified_instructions: BTreeMap::new(),
                 }],
             })
             .collect(),
@@ -111,7 +111,7 @@ impl Kernel {
                 mechanism: mechanism.to_owned(),
                 available: false,
                 reason,
-                verified_instructions: HashMap::new(),
+                verified_instructions: BTreeMap::new(),
             },
         }
     }
@@ -125,7 +125,7 @@ fn event(event: Event, rungs: Vec<pb::RungProbe>) -> pb::EventProbe {
 }
 
 /// Instructions the verifier walked through, per loaded program (Linux 5.16).
-fn verified_instructions(ebpf: &Ebpf) -> HashMap<String, u64> {
+fn verified_instructions(ebpf: &Ebpf) -> BTreeMap<String, u64> {
     ebpf.programs()
         .filter_map(|(name, program)| {
             let info = program.info().ok()?;

@@ -28,6 +28,8 @@ pub struct Offsets {
     pub task_self_exec_id: u64,
     /// `task_struct.sched_info.run_delay`: all time spent runnable but not running.
     pub task_run_delay: u64,
+    /// `task_struct.sched_info.pcount`: how often it was given a CPU.
+    pub task_pcount: u64,
     /// `task_struct.cgroups`.
     pub task_cgroups: u64,
     /// From `css_set` to the `cgroup *` (v2: `dfl_cgrp`) or to the
@@ -90,6 +92,7 @@ impl Offsets {
         task_start_boottime: 0xffff_0008,
         task_self_exec_id: 0xffff_0009,
         task_run_delay: 0xffff_000a,
+        task_pcount: 0xffff_0020,
         task_cgroups: 0xffff_000b,
         css_set_member: 0xffff_000c,
         css_set_member_is_css: 0xffff_000d,
@@ -113,4 +116,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 31 * 8);
+const _: () = assert!(size_of::<Offsets>() == 32 * 8);

@@ -23,7 +23,7 @@ use crate::{
     emit,
     stack::{self, Scratch},
     task::Task,
-    thread_state::{self, BLOCKED, EXITED, NEW, RUNNABLE, RUNNING, ThreadState},
+    thread_state::{self, BLOCKED, NEW, RUNNABLE, RUNNING, ThreadState},
 };
 
 /// A wait that was chosen and whose thread is about to resume on this CPU.
@@ -75,16 +75,17 @@ fn leave(ctx: &BtfTracePointContext, prev: Task, preempted: bool, now: u64, sess
         // The wait that begins is counted as lost when it ends.
         return;
     };
-    if state.phase == EXITED {
-        thread_state::forget(prev);
-        return;
-    }
     if state.phase == NEW {
         state.since_ns = begin(prev, session);
         state.run_delay_at_leave_ns = prev.run_delay_ns();
     }
     settle(prev, state);
     state.on_cpu_ns += now.saturating_sub(state.since_ns);
+    if prev.is_dead() {
+        account::emit_last(prev, state, now, session);
+        thread_state::forget(prev);
+        return;
+    }
     state.run_delay_at_leave_ns = prev.run_delay_ns();
     state.since_ns = now;
     state.phase = if preempted || prev.state() == 0 {
@@ -138,11 +139,10 @@ fn enter(next: Task, now: u64, session: &Control) {
         lose_wait();
         return;
     };
-    let mut newborn = false;
+    let newborn = next.has_never_run();
     if state.phase == NEW {
         state.since_ns = begin(next, session);
         state.run_delay_at_leave_ns = next.run_delay_ns();
-        newborn = state.since_ns != session.session_start_ns;
         state.phase = if newborn { RUNNABLE } else { BLOCKED };
     }
     let phase = state.phase;
@@ -351,14 +351,13 @@ fn emit_chosen_at_leave(next: Task, state: &mut ThreadState, phase: u64, now: u6
 }
 
 mod account {
-    //! The exact times of a thread: when it exits, and for all at the end.
+    //! The exact times of a thread: when it dies, and for all at the end.
 
     use aya_ebpf::{
         bindings::{seq_file, task_struct},
-        helpers::{bpf_get_task_stack, bpf_ktime_get_ns, bpf_seq_write},
-        macros::{btf_tracepoint, map},
+        helpers::{bpf_get_task_stack, bpf_seq_write},
+        macros::map,
         maps::PerCpuArray,
-        programs::BtfTracePointContext,
     };
     use profiler_abi::{
         Control, Counter, KIND_ACCOUNT, MAX_FRAMES, RecordHeader, ThreadAccount, stack_end,
@@ -367,48 +366,31 @@ mod account {
     use super::{begin, settle};
     use crate::{
         admit::admit,
-        control::{self, session},
-        emit,
+        control, emit,
         task::Task,
-        thread_state::{self, BLOCKED, EXITED, NEW, RUNNING},
+        thread_state::{self, BLOCKED, NEW, RUNNING, ThreadState},
         unwind::Walk,
     };
 
     #[map]
     static ACCOUNT_SCRATCH: PerCpuArray<[u64; MAX_FRAMES]> = PerCpuArray::with_max_entries(1, 0);
 
-    /// Runs in the thread that exits.
-    #[btf_tracepoint(function = "sched_process_exit")]
-    pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
-        let Some(session) = session() else {
-            return 0;
-        };
-        let task = Task::from_argument(ctx.arg::<*const task_struct>(0));
-        if !admit(task) {
-            return 0;
-        }
-        // SAFETY: a helper without arguments.
-        let now = unsafe { bpf_ktime_get_ns() };
-        let Some(state) = thread_state::get_or_create(task) else {
-            control::count(Counter::OffcpuLostAccount);
-            return 0;
-        };
-        if state.phase == NEW {
-            state.since_ns = begin(task, session);
-            state.run_delay_at_leave_ns = task.run_delay_ns();
-        }
-        settle(task, state);
-        state.on_cpu_ns += now.saturating_sub(state.since_ns);
+    /// Sends the account of a thread that leaves the CPU for the last time.
+    #[inline(always)]
+    pub(super) fn emit_last(task: Task, state: &ThreadState, now: u64, session: &Control) {
         let mut account = fill(task, now, session);
+        take_times(&mut account, state);
+        account.has_run = 1;
+        emit::sample(&account, Counter::OffcpuLostAccount);
+    }
+
+    #[inline(always)]
+    fn take_times(account: &mut ThreadAccount, state: &ThreadState) {
         account.on_cpu_ns = state.on_cpu_ns;
         account.runnable_ns = state.runnable_ns;
         account.blocked_ns = state.blocked_ns;
         account.blocked_count = state.blocked_count;
         account.runnable_count = state.runnable_count;
-        account.has_run = 1;
-        state.phase = EXITED;
-        emit::sample(&account, Counter::OffcpuLostAccount);
-        0
     }
 
     /// An account with nothing in it yet.
@@ -468,7 +450,7 @@ mod account {
         let Some(session) = control::ended_session() else {
             return 0;
         };
-        if !admit(task) {
+        if task.is_dead() || !admit(task) {
             return 0;
         }
         let now = session.session_end_ns;
@@ -476,19 +458,12 @@ mod account {
         let mut phase = if task.is_on_cpu() { RUNNING } else { BLOCKED };
         let mut since_ns = begin(task, session);
         if let Some(state) = thread_state::get(task) {
-            if state.phase == EXITED {
-                return 0;
-            }
             if state.phase != NEW {
                 settle(task, state);
                 phase = state.phase;
                 since_ns = state.since_ns;
             }
-            account.on_cpu_ns = state.on_cpu_ns;
-            account.runnable_ns = state.runnable_ns;
-            account.blocked_ns = state.blocked_ns;
-            account.blocked_count = state.blocked_count;
-            account.runnable_count = state.runnable_count;
+            take_times(&mut account, state);
             account.has_run = u32::from(state.on_cpu_ns != 0);
         }
         let open_ns = now.saturating_sub(since_ns);

@@ -1,0 +1,461 @@
+//! Records -> raw samples: who, where, how much, with everything that repeats
+//! interned. Nothing is named here.
+
+use std::{collections::HashMap, hash::Hash, sync::Arc};
+
+use profiler_abi::{
+    CpuSample, Identity, IoKey, IoSample, OffcpuSample, StackIds, ThreadAccount, stack_end,
+};
+use profiler_proto::{Event, Frequency};
+
+use crate::{
+    processes::ProcessKey,
+    reader::{Address, Record},
+    resolver::{Job, Resolver},
+};
+
+/// Bytes of addresses kept for stacks, 2 Mi frames.
+const MAX_STACK_BYTES: usize = 16 << 20;
+
+/// A thread under one of its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RawThread {
+    /// Index of the process.
+    pub process: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// CLOCK_BOOTTIME ns.
+    pub start_ns: u64,
+    /// Command name, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// A process as it was first seen.
+#[derive(Clone, Copy, Debug)]
+pub struct RawProcess {
+    /// Who it is.
+    pub key: ProcessKey,
+    /// Name of the thread that was seen first, where nothing better is known.
+    pub comm: [u8; 16],
+}
+
+/// What sets a sample apart beside thread and stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RawAttributes {
+    /// Nothing.
+    None,
+    /// A wait.
+    Wait {
+        /// The thread could have run.
+        runnable: bool,
+        /// How much of it lies in the window.
+        extent: Extent,
+    },
+    /// A block request.
+    Io {
+        /// Device and operation.
+        key: IoKey,
+        /// Size.
+        bytes: u64,
+        /// From queueing to issue.
+        queue_ns: u64,
+    },
+}
+
+/// Whether a wait ended in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// It did.
+    Finished,
+    /// It was going on at the end.
+    Unfinished,
+    /// The thread did not run at all.
+    WholeWindow,
+}
+
+/// One measurement, by indices and ids.
+#[derive(Clone, Copy, Debug)]
+pub struct RawSample {
+    /// CLOCK_MONOTONIC ns.
+    pub time_ns: u64,
+    /// Index of the thread.
+    pub thread: u32,
+    /// Where.
+    pub stack: StackIds,
+    /// Index of the attributes.
+    pub attributes: u32,
+    /// What it stands for, in the event's unit.
+    pub weight: u64,
+    /// 1; 0 for the second part of a wait that was blocked, then runnable.
+    pub count: u32,
+}
+
+/// Exact times of a thread.
+#[derive(Clone, Copy, Debug)]
+pub struct RawAccount {
+    /// Index of the thread.
+    pub thread: u32,
+    /// As the kernel sent it.
+    pub account: ThreadAccount,
+}
+
+/// A table that gives every distinct value a number.
+#[derive(Debug)]
+struct Interner<T> {
+    index: HashMap<T, u32>,
+    values: Vec<T>,
+}
+
+impl<T: Copy + Eq + Hash> Interner<T> {
+    fn new() -> Self {
+        Self {
+            index: HashMap::new(),
+            values: Vec::new(),
+        }
+    }
+
+    fn intern(&mut self, value: T) -> u32 {
+        *self.index.entry(value).or_insert_with(|| {
+            self.values.push(value);
+            self.values.len() as u32 - 1
+        })
+    }
+}
+
+/// All that one session has measured.
+pub struct Aggregate {
+    frequency: Frequency,
+    max_samples: usize,
+    process_index: HashMap<ProcessKey, u32>,
+    processes: Vec<RawProcess>,
+    threads: Interner<RawThread>,
+    attributes: Interner<RawAttributes>,
+    stacks: HashMap<u64, Arc<[u64]>>,
+    stack_bytes: usize,
+    /// (process, user stack) and (`u32::MAX`, kernel stack) pairs that the
+    /// resolver knows.
+    resolving: std::collections::HashSet<(u32, u64)>,
+    samples: [Vec<RawSample>; 3],
+    delivered: [u64; 3],
+    over_budget: [u64; 3],
+    accounts: Vec<RawAccount>,
+    malformed: u64,
+}
+
+impl Aggregate {
+    /// An empty one that keeps at most `max_samples`.
+    pub fn new(frequency: Frequency, max_samples: usize) -> Self {
+        Self {
+            frequency,
+            max_samples,
+            process_index: HashMap::new(),
+            processes: Vec::new(),
+            threads: Interner::new(),
+            attributes: Interner::new(),
+            stacks: HashMap::new(),
+            stack_bytes: 0,
+            resolving: std::collections::HashSet::new(),
+            samples: [const { Vec::new() }; 3],
+            delivered: [0; 3],
+            over_budget: [0; 3],
+            accounts: Vec::new(),
+            malformed: 0,
+        }
+    }
+
+    /// A record could not be parsed.
+    pub fn add_malformed(&mut self) {
+        self.malformed += 1;
+    }
+
+    /// Takes one record in.
+    pub fn add(&mut self, record: Record<'_>, resolver: &mut Resolver) {
+        match record {
+            Record::Stack { id, frames } => self.add_stack(id, frames),
+            Record::Cpu(sample) => self.add_cpu(&sample, resolver),
+            Record::Offcpu(sample) => self.add_offcpu(&sample, resolver),
+            Record::Io(sample) => self.add_io(&sample, resolver),
+            Record::Account(account, frames) => self.add_account(&account, frames, resolver),
+        }
+    }
+
+    fn add_stack(&mut self, id: u64, frames: &[Address]) {
+        if self.stacks.contains_key(&id) {
+            return;
+        }
+        let bytes = size_of_val(frames);
+        if self.stack_bytes + bytes > MAX_STACK_BYTES {
+            return;
+        }
+        self.stack_bytes += bytes;
+        let frames = frames.iter().map(|frame| frame.get()).collect();
+        self.stacks.insert(id, frames);
+    }
+
+    fn add_cpu(&mut self, sample: &CpuSample, resolver: &mut Resolver) {
+        let thread = self.thread(&sample.identity, resolver);
+        self.push(
+            Event::Cpu,
+            RawAttributes::None,
+            RawSample {
+                time_ns: sample.time_ns,
+                thread,
+                stack: sample.stack,
+                attributes: 0,
+                weight: self.frequency.period_ns(),
+                count: 1,
+            },
+            resolver,
+        );
+    }
+
+    /// A wait that was blocked, then runnable, becomes two samples that share
+    /// its weight in the same proportion; it is counted once.
+    fn add_offcpu(&mut self, sample: &OffcpuSample, resolver: &mut Resolver) {
+        let thread = self.thread(&sample.identity, resolver);
+        let wait = |runnable| RawAttributes::Wait {
+            runnable,
+            extent: Extent::Finished,
+        };
+        let raw = |weight, count| RawSample {
+            time_ns: sample.time_ns,
+            thread,
+            stack: sample.stack,
+            attributes: 0,
+            weight,
+            count,
+        };
+        let runnable_ns = sample.runnable_ns.min(sample.duration_ns);
+        let runnable_weight = match sample.duration_ns {
+            0 => 0,
+            duration => {
+                let share = u128::from(sample.weight_ns) * u128::from(runnable_ns);
+                (share / u128::from(duration)) as u64
+            }
+        };
+        let blocked_weight = sample.weight_ns - runnable_weight.min(sample.weight_ns);
+        if runnable_ns == sample.duration_ns {
+            self.push(Event::OffCpu, wait(true), raw(sample.weight_ns, 1), resolver);
+            return;
+        }
+        let kept = self.push(Event::OffCpu, wait(false), raw(blocked_weight, 1), resolver);
+        if kept && runnable_weight > 0 {
+            self.push(Event::OffCpu, wait(true), raw(runnable_weight, 0), resolver);
+        }
+    }
+
+    fn add_io(&mut self, sample: &IoSample, resolver: &mut Resolver) {
+        let thread = self.thread(&sample.identity, resolver);
+        // Probability is in units of 2^-32.
+        let weight = match sample.probability {
+            0 => sample.device_ns,
+            p => ((u128::from(sample.device_ns) << 32) / u128::from(p)) as u64,
+        };
+        self.push(
+            Event::Io,
+            RawAttributes::Io {
+                key: sample.key,
+                bytes: sample.bytes,
+                queue_ns: sample.queue_ns,
+            },
+            RawSample {
+                time_ns: sample.time_ns,
+                thread,
+                stack: sample.stack,
+                attributes: 0,
+                weight,
+                count: 1,
+            },
+            resolver,
+        );
+    }
+
+    /// Keeps the account and, where the thread waits, makes a sample of the
+    /// wait that has not ended.
+    fn add_account(
+        &mut self,
+        account: &ThreadAccount,
+        frames: &[Address],
+        resolver: &mut Resolver,
+    ) {
+        let thread = self.thread(&account.identity, resolver);
+        self.accounts.push(RawAccount {
+            thread,
+            account: *account,
+        });
+        if account.unfinished_ns == 0 {
+            return;
+        }
+        let kernel = if frames.is_empty() {
+            0
+        } else {
+            let id = content_id(frames);
+            self.add_stack(id, frames);
+            id
+        };
+        let user_end = if account.identity.kernel_thread != 0 {
+            stack_end::NONE
+        } else {
+            stack_end::NOT_RUNNING
+        };
+        let attributes = RawAttributes::Wait {
+            runnable: account.unfinished_runnable != 0,
+            extent: if account.has_run == 0 {
+                Extent::WholeWindow
+            } else {
+                Extent::Unfinished
+            },
+        };
+        let sample = RawSample {
+            time_ns: account.time_ns,
+            thread,
+            stack: StackIds {
+                user: 0,
+                kernel,
+                user_end,
+                kernel_end: account.kernel_end as u8,
+                pad: [0; 6],
+            },
+            attributes: 0,
+            weight: account.unfinished_ns,
+            count: 1,
+        };
+        self.push(Event::OffCpu, attributes, sample, resolver);
+    }
+
+    fn thread(&mut self, identity: &Identity, resolver: &mut Resolver) -> u32 {
+        let process = self.process(identity, resolver);
+        self.threads.intern(RawThread {
+            process,
+            tid: identity.tid,
+            start_ns: identity.thread_start_ns,
+            comm: identity.comm,
+        })
+    }
+
+    fn process(&mut self, identity: &Identity, resolver: &mut Resolver) -> u32 {
+        let key = ProcessKey {
+            pid: identity.tgid,
+            start_ns: identity.process_start_ns,
+            exec_id: identity.exec_id,
+        };
+        if let Some(index) = self.process_index.get(&key) {
+            return *index;
+        }
+        let index = self.processes.len() as u32;
+        self.process_index.insert(key, index);
+        self.processes.push(RawProcess {
+            key,
+            comm: identity.comm,
+        });
+        resolver.submit(Job::Process { index, key });
+        index
+    }
+
+    /// Keeps a sample. Returns whether there was room.
+    fn push(
+        &mut self,
+        event: Event,
+        attributes: RawAttributes,
+        mut sample: RawSample,
+        resolver: &mut Resolver,
+    ) -> bool {
+        let kept: usize = self.samples.iter().map(Vec::len).sum();
+        if kept >= self.max_samples {
+            self.over_budget[event as usize] += u64::from(sample.count);
+            return false;
+        }
+        sample.attributes = self.attributes.intern(attributes);
+        self.resolve_stack(&mut sample, resolver);
+        self.delivered[event as usize] += u64::from(sample.count);
+        self.samples[event as usize].push(sample);
+        true
+    }
+
+    /// Has new stacks resolved; a stack that never came is marked as lost.
+    fn resolve_stack(&mut self, sample: &mut RawSample, resolver: &mut Resolver) {
+        let process = self.threads.values[sample.thread as usize].process;
+        if sample.stack.user != 0 && !self.resolving.contains(&(process, sample.stack.user)) {
+            match self.stacks.get(&sample.stack.user) {
+                Some(frames) => {
+                    self.resolving.insert((process, sample.stack.user));
+                    resolver.submit(Job::UserStack {
+                        process,
+                        id: sample.stack.user,
+                        frames: Arc::clone(frames),
+                    });
+                }
+                None => {
+                    sample.stack.user = 0;
+                    sample.stack.user_end = stack_end::LOST;
+                }
+            }
+        }
+        if sample.stack.kernel != 0 && !self.resolving.contains(&(u32::MAX, sample.stack.kernel)) {
+            match self.stacks.get(&sample.stack.kernel) {
+                Some(frames) => {
+                    self.resolving.insert((u32::MAX, sample.stack.kernel));
+                    resolver.submit(Job::KernelStack {
+                        id: sample.stack.kernel,
+                        frames: Arc::clone(frames),
+                    });
+                }
+                None => {
+                    sample.stack.kernel = 0;
+                    sample.stack.kernel_end = stack_end::LOST;
+                }
+            }
+        }
+    }
+
+    /// Samples of an event.
+    pub fn samples(&self, event: Event) -> &[RawSample] {
+        &self.samples[event as usize]
+    }
+
+    /// Measurements kept of an event.
+    pub fn delivered(&self, event: Event) -> u64 {
+        self.delivered[event as usize]
+    }
+
+    /// Measurements of an event that found no room.
+    pub fn over_budget(&self, event: Event) -> u64 {
+        self.over_budget[event as usize]
+    }
+
+    /// Records that could not be parsed.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    /// Accounts of threads.
+    pub fn accounts(&self) -> &[RawAccount] {
+        &self.accounts
+    }
+
+    /// Processes, by index.
+    pub fn processes(&self) -> &[RawProcess] {
+        &self.processes
+    }
+
+    /// Threads, by index.
+    pub fn threads(&self) -> &[RawThread] {
+        &self.threads.values
+    }
+
+    /// Attributes, by index.
+    pub fn attributes(&self) -> &[RawAttributes] {
+        &self.attributes.values
+    }
+}
+
+/// An id for a stack that the kernel side has not given one: that of its
+/// content, apart from the kernel's own ids by the hash in use.
+fn content_id(frames: &[Address]) -> u64 {
+    use std::hash::{DefaultHasher, Hasher};
+    let mut hasher = DefaultHasher::new();
+    for frame in frames {
+        hasher.write_u64(frame.get());
+    }
+    hasher.finish().max(1)
+}

@@ -1,0 +1,199 @@
+//! The kernel's counters and what arrived -> the ledger.
+
+use profiler_abi::Counter;
+use profiler_proto::{Event, EventLedger, Frequency, Ledger, LossReason, SkipReason};
+
+use crate::{
+    aggregate::Aggregate,
+    bpf::CounterSums,
+};
+
+/// What the ledger is made of.
+pub struct LedgerInput<'a> {
+    /// Of the kernel programs, after everything was detached.
+    pub counters: &'a CounterSums,
+    /// What arrived.
+    pub aggregate: &'a Aggregate,
+    /// Time the sampling events were enabled, summed over CPUs.
+    pub cpu_enabled_ns: u64,
+    /// Ticks that found the sampling program running.
+    pub cpu_recursions: u64,
+    /// Of sampling.
+    pub frequency: Frequency,
+}
+
+/// Samples that the kernel side could not hand over.
+pub fn lost_in_kernel(counters: &CounterSums) -> u64 {
+    [
+        Counter::CpuLostRing,
+        Counter::OffcpuLostRing,
+        Counter::OffcpuLostTracking,
+        Counter::IoLostRing,
+        Counter::IoLostTracking,
+    ]
+    .into_iter()
+    .map(|counter| counters.get(counter))
+    .sum()
+}
+
+impl LedgerInput<'_> {
+    /// The ledger of the events that were measured.
+    pub fn ledger(&self, events: &[Event]) -> Ledger {
+        let mut ledger = Ledger {
+            events: events.iter().map(|event| self.event(*event)).collect(),
+        };
+        // A record that cannot be parsed does not say whose it was.
+        if let Some(first) = ledger.events.first_mut() {
+            explain(first, LossReason::MalformedRecord, self.aggregate.malformed());
+        }
+        for event in &mut ledger.events {
+            event.losses.retain(|_, count| *count > 0);
+        }
+        ledger
+    }
+
+    fn event(&self, event: Event) -> EventLedger {
+        let mut ledger = match event {
+            Event::Cpu => self.cpu(),
+            Event::OffCpu => self.offcpu(),
+            Event::Io => self.io(),
+        };
+        ledger.delivered = self.aggregate.delivered(event);
+        ledger
+            .losses
+            .insert(LossReason::SampleBudget, self.aggregate.over_budget(event));
+        let known: u64 = ledger.losses.values().sum();
+        let missing = ledger
+            .counted
+            .saturating_sub(ledger.delivered)
+            .saturating_sub(known);
+        ledger.losses.insert(LossReason::Unexplained, missing);
+        ledger
+    }
+
+    fn cpu(&self) -> EventLedger {
+        let get = |counter| self.counters.get(counter);
+        let mut ledger = EventLedger::new(Event::Cpu);
+        let expected = u128::from(self.cpu_enabled_ns) * u128::from(self.frequency.get());
+        ledger.expected = ((expected + 500_000_000) / 1_000_000_000) as u64;
+        ledger.observed = get(Counter::CpuObserved);
+        ledger.idle = get(Counter::CpuIdle);
+        ledger.filtered = get(Counter::CpuFiltered);
+        ledger.counted = get(Counter::CpuCounted);
+        ledger
+            .losses
+            .insert(LossReason::RingBufferFull, get(Counter::CpuLostRing));
+        let skipped = ledger.expected as i64 - ledger.observed as i64;
+        let recursions = self.cpu_recursions as i64;
+        for (reason, count) in [
+            (SkipReason::Recursion, recursions),
+            (SkipReason::TickMissing, skipped - recursions),
+        ] {
+            if count != 0 {
+                ledger.skipped.insert(reason, count);
+            }
+        }
+        ledger
+    }
+
+    /// Waits that had not ended were not counted by the kernel programs; the
+    /// task iterator delivers them, so they count on both sides.
+    fn offcpu(&self) -> EventLedger {
+        let get = |counter| self.counters.get(counter);
+        let mut ledger = EventLedger::new(Event::OffCpu);
+        let unfinished = self.unfinished();
+        ledger.observed = get(Counter::OffcpuObserved) + unfinished.count;
+        ledger.filtered = get(Counter::OffcpuFiltered);
+        ledger.unsampled = get(Counter::OffcpuUnsampled);
+        ledger.counted = get(Counter::OffcpuCounted) + unfinished.count;
+        ledger
+            .losses
+            .insert(LossReason::RingBufferFull, get(Counter::OffcpuLostRing));
+        ledger.losses.insert(
+            LossReason::TrackingMapFull,
+            get(Counter::OffcpuLostTracking),
+        );
+        ledger.exact_weight = get(Counter::OffcpuExactNs) + unfinished.weight;
+        ledger.sampled_weight = self.sampled_weight(Event::OffCpu);
+        ledger
+    }
+
+    fn io(&self) -> EventLedger {
+        let get = |counter| self.counters.get(counter);
+        let mut ledger = EventLedger::new(Event::Io);
+        ledger.observed = get(Counter::IoObserved);
+        ledger.filtered = get(Counter::IoFiltered);
+        ledger.unsampled = get(Counter::IoUnsampled);
+        ledger.counted = get(Counter::IoCounted);
+        ledger
+            .losses
+            .insert(LossReason::RingBufferFull, get(Counter::IoLostRing));
+        ledger
+            .losses
+            .insert(LossReason::TrackingMapFull, get(Counter::IoLostTracking));
+        ledger.exact_weight = get(Counter::IoExactNs);
+        ledger.sampled_weight = self.sampled_weight(Event::Io);
+        ledger
+    }
+
+    fn sampled_weight(&self, event: Event) -> u64 {
+        self.aggregate
+            .samples(event)
+            .iter()
+            .map(|sample| sample.weight)
+            .sum()
+    }
+
+    fn unfinished(&self) -> Unfinished {
+        let mut unfinished = Unfinished::default();
+        for raw in self.aggregate.accounts() {
+            if raw.account.unfinished_ns > 0 {
+                unfinished.count += 1;
+                unfinished.weight += raw.account.unfinished_ns;
+            }
+        }
+        unfinished
+    }
+
+    /// What else limits the capture, in sentences.
+    pub fn warnings(&self) -> Vec<String> {
+        [
+            (
+                Counter::OffcpuLostAccount,
+                "threads exited without their account of times: the ring buffer was full",
+            ),
+            (
+                Counter::IoLostTotals,
+                "requests are missing from the device statistics: too many devices",
+            ),
+            (
+                Counter::ForkLost,
+                "child processes were not followed: too many of them",
+            ),
+            (
+                Counter::StackLost,
+                "stacks found no room in the ring buffer; samples without a stack are marked so",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(counter, sentence)| match self.counters.get(counter) {
+            0 => None,
+            count => Some(format!("{count} {sentence}")),
+        })
+        .collect()
+    }
+}
+
+#[derive(Default)]
+struct Unfinished {
+    count: u64,
+    weight: u64,
+}
+
+/// Moves up to `count` from the unexplained losses to a named one.
+fn explain(ledger: &mut EventLedger, reason: LossReason, count: u64) {
+    let unexplained = ledger.losses.entry(LossReason::Unexplained).or_default();
+    let moved = count.min(*unexplained);
+    *unexplained -= moved;
+    *ledger.losses.entry(reason).or_default() += moved;
+}

@@ -1,0 +1,26 @@
+//! The profiling daemon as a library: the same agent for `main`, tests and
+//! fuzzing. The data path, in order: `bpf` (kernel programs and their maps),
+//! `reader` (bytes to records), `aggregate` (records to raw samples),
+//! `resolver` with `processes` and `symbolize` (whose and where), `assemble`
+//! (to a capture). `session` alone wires them.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod access;
+pub mod aggregate;
+pub mod assemble;
+pub mod bpf;
+pub mod config;
+pub mod daemon;
+pub mod doctor;
+pub mod ledger;
+pub mod monotonic;
+pub mod own_cost;
+pub mod processes;
+pub mod reader;
+pub mod resolver;
+pub mod sampling;
+pub mod server;
+pub mod session;
+pub mod sessions;
+pub mod symbolize;
+pub mod tls;

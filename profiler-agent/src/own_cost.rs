@@ -1,0 +1,71 @@
+//! What the profiler itself costs: CPU, memory, BPF maps.
+
+use std::{collections::HashSet, fs};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// CPU time of this process, user and system, all threads.
+pub fn cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// Resident memory of this process, 0 where `/proc` does not say.
+pub fn rss_bytes() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|field| field.parse().ok())
+        .unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+/// Kernel memory of the BPF maps this process holds, each counted once: the
+/// `memlock` of their descriptors. It is not part of the resident memory.
+pub fn bpf_map_bytes() -> u64 {
+    let Ok(descriptors) = fs::read_dir("/proc/self/fdinfo") else {
+        return 0;
+    };
+    let mut seen = HashSet::new();
+    descriptors
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .filter_map(|info| map_memory(&info))
+        .filter(|(id, _)| seen.insert(*id))
+        .map(|(_, bytes)| bytes)
+        .sum()
+}
+
+/// Id and memory of the map that a descriptor's info speaks of.
+fn map_memory(info: &str) -> Option<(u64, u64)> {
+    let number = |key: &str| -> Option<u64> {
+        info.lines()
+            .find_map(|line| line.strip_prefix(key))?
+            .trim()
+            .parse()
+            .ok()
+    };
+    number("map_type:")?;
+    Some((number("map_id:")?, number("memlock:")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_maps_only() {
+        let map = "pos:\t0\nmap_type:\t2\nkey_size:\t4\nmemlock:\t4096\nmap_id:\t7\n";
+        assert_eq!(map_memory(map), Some((7, 4096)));
+        let program = "prog_type:\t26\nmemlock:\t4096\nprog_id:\t7\n";
+        assert_eq!(map_memory(program), None);
+    }
+
+    #[test]
+    fn this_process_costs_something() {
+        assert!(cpu_ns() > 0);
+        assert!(rss_bytes() > 100_000);
+    }
+}

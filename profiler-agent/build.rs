@@ -5,12 +5,12 @@ use std::{env, fs, path::Path};
 
 const OBJECTS: [&str; 2] = ["profiler.bpf.o", "profiler-hash.bpf.o"];
 
-fn main() {
-    let manifest = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+fn main() -> Result<(), env::VarError> {
+    let manifest = env::var("CARGO_MANIFEST_DIR")?;
+    let out = env::var("OUT_DIR")?;
     println!("cargo::rerun-if-env-changed=PROFILER_BPF_DIR");
-    let built = env::var("PROFILER_BPF_DIR")
-        .unwrap_or_else(|_| format!("{manifest}/../target/bpf"));
+    let built =
+        env::var("PROFILER_BPF_DIR").unwrap_or_else(|_| format!("{manifest}/../target/bpf"));
     for object in OBJECTS {
         let source = Path::new(&built).join(object);
         println!("cargo::rerun-if-changed={}", source.display());
@@ -21,4 +21,5 @@ fn main() {
             );
         }
     }
+    Ok(())
 }

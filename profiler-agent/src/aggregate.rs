@@ -235,7 +235,12 @@ impl Aggregate {
         };
         let blocked_weight = sample.weight_ns - runnable_weight.min(sample.weight_ns);
         if runnable_ns == sample.duration_ns {
-            self.push(Event::OffCpu, wait(true), raw(sample.weight_ns, 1), resolver);
+            self.push(
+                Event::OffCpu,
+                wait(true),
+                raw(sample.weight_ns, 1),
+                resolver,
+            );
             return;
         }
         let kept = self.push(Event::OffCpu, wait(false), raw(blocked_weight, 1), resolver);

@@ -173,7 +173,10 @@ impl Assembler<'_> {
     }
 
     fn frame_ids(&mut self, frames: &[u32], kind: FrameKind) -> Vec<FrameId> {
-        frames.iter().map(|frame| self.frame(*frame, kind)).collect()
+        frames
+            .iter()
+            .map(|frame| self.frame(*frame, kind))
+            .collect()
     }
 
     fn frame(&mut self, index: u32, kind: FrameKind) -> FrameId {
@@ -374,7 +377,11 @@ impl Resolved {
         self.frames[frame as usize]
             .names
             .last()
-            .is_some_and(|name| PREFIXES.iter().any(|prefix| name.function.starts_with(prefix)))
+            .is_some_and(|name| {
+                PREFIXES
+                    .iter()
+                    .any(|prefix| name.function.starts_with(prefix))
+            })
     }
 }
 

@@ -3,15 +3,14 @@
 use profiler_abi::Counter;
 use profiler_proto::{Event, EventLedger, Frequency, Ledger, LossReason, SkipReason};
 
-use crate::{
-    aggregate::Aggregate,
-    bpf::CounterSums,
-};
+use crate::{aggregate::Aggregate, bpf::CounterSums};
 
 /// What the ledger is made of.
 pub struct LedgerInput<'a> {
     /// Of the kernel programs, after everything was detached.
     pub counters: &'a CounterSums,
+    /// Chosen waits whose threads were not seen to resume.
+    pub left_over_waits: u64,
     /// What arrived.
     pub aggregate: &'a Aggregate,
     /// Time the sampling events were enabled, summed over CPUs.
@@ -28,6 +27,7 @@ pub fn lost_in_kernel(counters: &CounterSums) -> u64 {
         Counter::CpuLostRing,
         Counter::OffcpuLostRing,
         Counter::OffcpuLostTracking,
+        Counter::OffcpuLostUnseen,
         Counter::IoLostRing,
         Counter::IoLostTracking,
     ]
@@ -44,7 +44,11 @@ impl LedgerInput<'_> {
         };
         // A record that cannot be parsed does not say whose it was.
         if let Some(first) = ledger.events.first_mut() {
-            explain(first, LossReason::MalformedRecord, self.aggregate.malformed());
+            explain(
+                first,
+                LossReason::MalformedRecord,
+                self.aggregate.malformed(),
+            );
         }
         for event in &mut ledger.events {
             event.losses.retain(|_, count| *count > 0);
@@ -112,6 +116,10 @@ impl LedgerInput<'_> {
         ledger.losses.insert(
             LossReason::TrackingMapFull,
             get(Counter::OffcpuLostTracking),
+        );
+        ledger.losses.insert(
+            LossReason::SwitchNotSeen,
+            get(Counter::OffcpuLostUnseen) + self.left_over_waits,
         );
         ledger.exact_weight = get(Counter::OffcpuExactNs) + unfinished.weight;
         ledger.sampled_weight = self.sampled_weight(Event::OffCpu);

@@ -242,9 +242,7 @@ pub fn open_mapping(pid: u32, mapping: &Mapping) -> io::Result<OwnedFd> {
         return Err(io::Error::other("not a regular file"));
     }
     if metadata.ino() != mapping.file.inode {
-        return Err(io::Error::other(
-            "another file is at its path by now",
-        ));
+        return Err(io::Error::other("another file is at its path by now"));
     }
     // An O_PATH descriptor cannot be read; our own link to it can.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -287,10 +285,10 @@ mod tests {
             nonsense\n";
         let mappings = parse_maps(maps);
         assert_eq!(mappings.len(), 3);
-        assert_eq!(mappings[0].path, "");
-        assert_eq!(mappings[1].path, "[vdso]");
-        assert_eq!(mappings[2].path, "/bin/with space");
-        assert_eq!(mappings[2].offset, 0x8000);
+        assert_eq!(mappings[0].path, "/bin/with space");
+        assert_eq!(mappings[0].offset, 0x8000);
+        assert_eq!(mappings[1].path, "");
+        assert_eq!(mappings[2].path, "[vdso]");
     }
 
     #[test]
@@ -329,7 +327,8 @@ mod tests {
             exec_id: 0,
         };
         let info = ProcessInfo::read(&key).unwrap();
-        let here = info.mapping(this_process_is_alive_and_a_later_one_is_not_it as *const () as u64);
+        let here =
+            info.mapping(this_process_is_alive_and_a_later_one_is_not_it as *const () as u64);
         let here = here.expect("own code is mapped");
         open_mapping(pid, here).unwrap();
         let later = ProcessKey {

@@ -341,7 +341,9 @@ impl Worker {
             names: Vec::new(),
         });
         if full {
-            tracing::warn!("more than {MAX_FRAMES} distinct frames: further ones are not told apart");
+            tracing::warn!(
+                "more than {MAX_FRAMES} distinct frames: further ones are not told apart"
+            );
             self.overflow_frame = Some(frame);
         }
         frame
@@ -364,11 +366,7 @@ impl Worker {
     }
 
     fn add_kernel(&mut self) -> u32 {
-        let index = self.new_file(
-            "[kernel]".to_owned(),
-            symbolize::kernel_build_id(),
-            None,
-        );
+        let index = self.new_file("[kernel]".to_owned(), symbolize::kernel_build_id(), None);
         self.kernel = Some(KernelFile {
             index,
             base: symbolize::kernel_base(),

@@ -270,10 +270,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn arm(
-        control: &'a SessionControl,
-        settings: &SessionSettings,
-    ) -> Result<Self, SessionError> {
+    fn arm(control: &'a SessionControl, settings: &SessionSettings) -> Result<Self, SessionError> {
         let spec = &control.spec;
         let mut programs = Programs::open(spec, &settings.load)?;
         let resolver = Resolver::start().map_err(SessionError::Thread)?;
@@ -394,6 +391,7 @@ impl<'a> Session<'a> {
         } else {
             Vec::new()
         };
+        let left_over_waits = self.programs.left_over_waits()?;
         let cpu_recursions = self.programs.recursion_misses("cpu_sample");
         let (bpf_run_ns, bpf_runs) = self.programs.run_cost();
         let own_cost = OwnCost {
@@ -414,6 +412,7 @@ impl<'a> Session<'a> {
             .collect();
         let input = LedgerInput {
             counters: &counters,
+            left_over_waits,
             aggregate: &self.aggregate,
             cpu_enabled_ns,
             cpu_recursions,

@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn names_a_function_of_this_program() {
         let address = names_a_function_of_this_program as *const () as u64;
-        let maps = parse_maps(&std::fs::read("/proc/self/maps").unwrap());
+        let maps = parse_maps(&fs::read("/proc/self/maps").unwrap());
         let mapping = maps
             .iter()
             .find(|mapping| (mapping.start..mapping.end).contains(&address))

@@ -17,6 +17,9 @@ wire_enum! {
         MalformedRecord => "malformed record",
         /// The agent's memory budget for samples was reached.
         SampleBudget => "sample budget reached",
+        /// The kernel did not show a thread leaving the CPU, or resuming: how long it waited is not
+        /// known.
+        SwitchNotSeen => "switch not seen",
         /// The kernel counted it and it never arrived. Never seen in a healthy agent.
         Unexplained => "unexplained",
     }

@@ -23,7 +23,9 @@ const MAX_DEPTH: u32 = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The file cannot be read.
-    #[error("read {KERNEL_BTF}: {0}; this kernel was built without CONFIG_DEBUG_INFO_BTF=y, or /sys is not mounted")]
+    #[error(
+        "read {KERNEL_BTF}: {0}; this kernel was built without CONFIG_DEBUG_INFO_BTF=y, or /sys is not mounted"
+    )]
     Read(#[source] io::Error),
     /// Not what the format says.
     #[error("{KERNEL_BTF} is not BTF as this program knows it: {0}")]
@@ -186,7 +188,11 @@ impl KernelBtf {
             let member_name = self.string(self.word(at)?)?;
             let member_type = self.word(at + 4)?;
             let bits = self.word(at + 8)?;
-            let bits = if this.kind_flag { bits & 0xff_ffff } else { bits };
+            let bits = if this.kind_flag {
+                bits & 0xff_ffff
+            } else {
+                bits
+            };
             let offset = u64::from(bits / 8);
             if member_name == name {
                 return Ok(Some(Member {
@@ -244,7 +250,9 @@ impl KernelBtf {
         };
         let pointer = self.stripped(typedef)?;
         if pointer.kind != KIND_PTR {
-            return Err(BtfError::Format("a tracepoint that is not a function pointer"));
+            return Err(BtfError::Format(
+                "a tracepoint that is not a function pointer",
+            ));
         }
         let prototype = self.stripped(pointer.size_or_type)?;
         // The first parameter is the registered data, not an argument.

@@ -57,12 +57,7 @@ pub enum OffcpuRung {
 
 impl OffcpuRung {
     /// Best first.
-    pub const ALL: [Self; 4] = [
-        Self::SchedExit,
-        Self::Fentry,
-        Self::Kprobe,
-        Self::SwitchOut,
-    ];
+    pub const ALL: [Self; 4] = [Self::SchedExit, Self::Fentry, Self::Kprobe, Self::SwitchOut];
 
     /// As shown to people and as written in the configuration.
     pub fn name(self) -> &'static str {
@@ -115,13 +110,13 @@ impl IoRung {
 
 /// How the object is loaded: one constant of it depends on the off-CPU rung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadMode {
+pub(super) struct LoadMode {
     /// [`Offsets::sample_at_switch_out`].
     pub sample_at_switch_out: bool,
 }
 
 /// What this kernel may have, before trying.
-pub struct Ladder {
+pub(super) struct Ladder {
     has_sched_exit: bool,
     has_finish_task_switch: bool,
     has_io_start: bool,
@@ -130,7 +125,7 @@ pub struct Ladder {
 
 impl Ladder {
     /// Looks at the kernel's BTF only.
-    pub fn new(
+    pub(super) fn new(
         btf: &KernelBtf,
         offsets: &Offsets,
         forced: Option<OffcpuRung>,
@@ -144,7 +139,7 @@ impl Ladder {
     }
 
     /// The ways to load the object, best first.
-    pub fn load_modes(&self, offcpu: bool) -> Vec<LoadMode> {
+    pub(super) fn load_modes(&self, offcpu: bool) -> Vec<LoadMode> {
         let mode = |sample_at_switch_out| LoadMode {
             sample_at_switch_out,
         };
@@ -157,7 +152,7 @@ impl Ladder {
     }
 
     /// Opens sampling events on all CPUs. The error is a sentence.
-    pub fn attach_cpu(
+    pub(super) fn attach_cpu(
         &self,
         ebpf: &mut Ebpf,
         frequency: Frequency,
@@ -173,7 +168,7 @@ impl Ladder {
     }
 
     /// Attaches the switch accounting and the best rung that works in `mode`.
-    pub fn attach_offcpu(
+    pub(super) fn attach_offcpu(
         &self,
         ebpf: &mut Ebpf,
         mode: LoadMode,
@@ -190,18 +185,20 @@ impl Ladder {
                     attach_accounting(ebpf, kernel).map_err(advise)?;
                     return Ok(rung);
                 }
-                Err(reason) => reasons.push(format!("{}: {reason}", rung.name())),
+                Err(reason) => reasons.push((rung, reason)),
             }
         }
+        if let [(_, reason)] = &reasons[..] {
+            return Err(advise(reason.clone()));
+        }
+        let reasons: Vec<String> = reasons
+            .into_iter()
+            .map(|(rung, reason)| format!("{}: {reason}", rung.name()))
+            .collect();
         Err(advise(reasons.join("; ")))
     }
 
-    fn attach_resume(
-        &self,
-        ebpf: &mut Ebpf,
-        rung: OffcpuRung,
-        kernel: &Btf,
-    ) -> Result<(), String> {
+    fn attach_resume(&self, ebpf: &mut Ebpf, rung: OffcpuRung, kernel: &Btf) -> Result<(), String> {
         match rung {
             OffcpuRung::SchedExit if !self.has_sched_exit => {
                 Err("no such tracepoint in this kernel (Linux 6.16 has it)".to_owned())
@@ -219,7 +216,7 @@ impl Ladder {
     }
 
     /// Attaches the best rung of block I/O.
-    pub fn attach_io(&self, ebpf: &mut Ebpf, kernel: &Btf) -> Result<IoRung, String> {
+    pub(super) fn attach_io(&self, ebpf: &mut Ebpf, kernel: &Btf) -> Result<IoRung, String> {
         let rung = if self.has_io_start {
             IoRung::IoStart
         } else {
@@ -232,7 +229,7 @@ impl Ladder {
 
 /// Attaches the block tracepoints. The last first, so that nothing begins that
 /// would not be seen to end.
-pub fn attach_io_rung(ebpf: &mut Ebpf, rung: IoRung, kernel: &Btf) -> Result<(), String> {
+pub(super) fn attach_io_rung(ebpf: &mut Ebpf, rung: IoRung, kernel: &Btf) -> Result<(), String> {
     for program in ["block_rq_complete", "block_rq_issue", rung.name()] {
         attach_tracepoint(ebpf, program, kernel).map_err(advise)?;
     }
@@ -240,7 +237,7 @@ pub fn attach_io_rung(ebpf: &mut Ebpf, rung: IoRung, kernel: &Btf) -> Result<(),
 }
 
 /// Loads the sampling program, once, and opens its events.
-pub fn attach_cpu_rung(
+pub(super) fn attach_cpu_rung(
     ebpf: &mut Ebpf,
     rung: CpuRung,
     frequency: Frequency,
@@ -271,7 +268,7 @@ fn attach_accounting(ebpf: &mut Ebpf, kernel: &Btf) -> Result<(), String> {
 }
 
 /// Attaches the program `name` to the tracepoint of that name.
-pub fn attach_tracepoint(ebpf: &mut Ebpf, name: &str, kernel: &Btf) -> Result<(), String> {
+pub(super) fn attach_tracepoint(ebpf: &mut Ebpf, name: &str, kernel: &Btf) -> Result<(), String> {
     attach_tracepoint_as(ebpf, name, name, kernel)
 }
 
@@ -299,7 +296,7 @@ fn attach_fentry(ebpf: &mut Ebpf, kernel: &Btf) -> Result<(), String> {
         .load("finish_task_switch", kernel)
         .and_then(|()| program.attach())
         .map(drop)
-        .map_err(|error| format!("fentry on finish_task_switch: {}", chain(&error)))
+        .map_err(|error| format!("finish_task_switch: {}", chain(&error)))
 }
 
 fn attach_kprobe(ebpf: &mut Ebpf) -> Result<(), String> {
@@ -311,7 +308,7 @@ fn attach_kprobe(ebpf: &mut Ebpf) -> Result<(), String> {
         .load()
         .and_then(|()| program.attach(&symbol, 0))
         .map(drop)
-        .map_err(|error| format!("kprobe on {symbol}: {}", chain(&error)))
+        .map_err(|error| format!("{symbol}: {}", chain(&error)))
 }
 
 /// The compiler often renames the function (`finish_task_switch.isra.0`).
@@ -332,9 +329,12 @@ fn finish_task_switch_symbol() -> Result<String, String> {
 
 /// Adds what to do to a refusal.
 fn advise(reason: String) -> String {
-    if reason.contains("Operation not permitted") || reason.contains("Permission denied") {
-        format!("{reason}; give the agent CAP_BPF and CAP_PERFMON, or run it as root")
+    if !(reason.contains("Operation not permitted") || reason.contains("Permission denied")) {
+        return reason;
+    }
+    if rustix::process::geteuid().is_root() {
+        format!("{reason}; the agent is root, so it is this kernel that does not allow it")
     } else {
-        reason
+        format!("{reason}; give the agent CAP_BPF and CAP_PERFMON, or run it as root")
     }
 }

@@ -20,15 +20,15 @@ use aya::{
     programs::Program,
 };
 use aya_log::EbpfLogger;
-use profiler_abi::{COUNTERS, Control, Counter, Counters, IoKey, IoTotals, Offsets};
+use profiler_abi::{COUNTERS, ChosenWait, Control, Counter, Counters, IoKey, IoTotals, Offsets};
 use profiler_proto::{CaptureSpec, Event, EventFacts};
 
+use self::{btf::KernelBtf, ladder::Ladder, perf::Sampler};
 pub use self::{
     error::{BpfError, ErrorKind},
     ladder::{CpuRung, IoRung, OffcpuRung},
     probe::probe,
 };
-use self::{btf::KernelBtf, ladder::Ladder, perf::Sampler};
 use crate::monotonic::now_ns;
 
 /// The programs with per-thread state in task storage (Linux 5.11).
@@ -91,12 +91,16 @@ impl Programs {
     }
 
     fn load(kernel: &Btf, offsets: &Offsets, ring_bytes: u32) -> Result<Self, BpfError> {
+        // The programs log at debug level; where nobody listens the verifier
+        // removes it.
+        let log_level = log::max_level() as u8;
         let load = |object| {
             EbpfLoader::new()
                 .btf(Some(kernel))
                 // Task storage, which aya knows but has no type for.
                 .allow_unsupported_maps()
                 .override_global("OFFSETS", offsets, true)
+                .override_global("AYA_LOG_LEVEL", &log_level, true)
                 .map_max_entries("EVENTS", ring_bytes)
                 .load(object)
         };
@@ -131,9 +135,11 @@ impl Programs {
     }
 
     fn has_all(&self, events: &[Event]) -> bool {
-        events
-            .iter()
-            .all(|event| self.events.iter().any(|facts| facts.event == *event && facts.available))
+        events.iter().all(|event| {
+            self.events
+                .iter()
+                .any(|facts| facts.event == *event && facts.available)
+        })
     }
 
     fn set_target(&mut self, spec: &CaptureSpec) -> Result<(), BpfError> {
@@ -150,9 +156,7 @@ impl Programs {
             for comm in &spec.target.comms {
                 let mut padded = [0u8; 16];
                 padded[..comm.as_str().len()].copy_from_slice(comm.as_str().as_bytes());
-                comms
-                    .insert(padded, 1, 0)
-                    .map_err(BpfError::map("COMMS"))?;
+                comms.insert(padded, 1, 0).map_err(BpfError::map("COMMS"))?;
             }
         }
         Ok(())
@@ -181,12 +185,14 @@ impl Programs {
         }
         for event in &spec.events {
             let outcome = match event {
-                Event::Cpu => ladder
-                    .attach_cpu(&mut self.ebpf, spec.frequency)
-                    .map(|(sampler, rung)| {
-                        self.sampler = Some(sampler);
-                        rung.name()
-                    }),
+                Event::Cpu => {
+                    ladder
+                        .attach_cpu(&mut self.ebpf, spec.frequency)
+                        .map(|(sampler, rung)| {
+                            self.sampler = Some(sampler);
+                            rung.name()
+                        })
+                }
                 Event::OffCpu => ladder
                     .attach_offcpu(&mut self.ebpf, mode, kernel)
                     .map(OffcpuRung::name),
@@ -282,6 +288,13 @@ impl Programs {
         records
     }
 
+    /// Chosen waits whose threads were not seen to resume before the end.
+    pub fn left_over_waits(&mut self) -> Result<u64, BpfError> {
+        let map: PerCpuArray<_, ChosenWait> = self.map("CHOSEN", PerCpuArray::try_from)?;
+        let per_cpu = map.get(&0, 0).map_err(BpfError::map("CHOSEN"))?;
+        Ok(per_cpu.iter().filter(|wait| wait.pending != 0).count() as u64)
+    }
+
     /// Sums of the ledger's counters over CPUs.
     pub fn counters(&mut self) -> Result<CounterSums, BpfError> {
         let map: PerCpuArray<_, Counters> = self.map("COUNTERS", PerCpuArray::try_from)?;
@@ -340,7 +353,8 @@ impl Programs {
     /// Runs that the kernel skipped because the program was running already,
     /// from the program's fdinfo (Linux 5.12).
     pub fn recursion_misses(&self, program: &str) -> u64 {
-        self.program_number(program, "recursion_misses:").unwrap_or(0)
+        self.program_number(program, "recursion_misses:")
+            .unwrap_or(0)
     }
 
     /// Time and runs of all programs, where the kernel's bpf_stats are on.

@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io,
-    mem,
+    fs, io, mem,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
@@ -15,7 +13,7 @@ const ONLINE: &str = "/sys/devices/system/cpu/online";
 
 /// What makes the event fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
+pub(super) enum Clock {
     /// `PERF_COUNT_HW_CPU_CYCLES`: precise, needs a performance counter.
     Cycles,
     /// `PERF_COUNT_SW_CPU_CLOCK`: a timer per CPU.
@@ -56,7 +54,7 @@ const SET_BPF: libc::c_ulong = 0x4004_2408;
 /// What failed on which CPU.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} on cpu {cpu}: {source}")]
-pub struct PerfError {
+pub(super) struct PerfError {
     action: &'static str,
     cpu: u32,
     /// What the kernel says.
@@ -70,7 +68,7 @@ struct Event {
 }
 
 /// The events of one session.
-pub struct Sampler {
+pub(super) struct Sampler {
     program: OwnedFd,
     clock: Clock,
     frequency: Frequency,
@@ -83,7 +81,7 @@ pub struct Sampler {
 
 impl Sampler {
     /// Opens an event on every online CPU that runs `program`.
-    pub fn open(
+    pub(super) fn open(
         program: OwnedFd,
         clock: Clock,
         frequency: Frequency,
@@ -123,12 +121,12 @@ impl Sampler {
     }
 
     /// From here on enabled time counts.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.before_ns = self.total_enabled_ns();
     }
 
     /// Sum over CPUs of the time the events were enabled since [`Self::begin`].
-    pub fn enabled_ns(&mut self) -> u64 {
+    pub(super) fn enabled_ns(&mut self) -> u64 {
         self.total_enabled_ns().saturating_sub(self.before_ns)
     }
 
@@ -144,7 +142,7 @@ impl Sampler {
     /// Follows CPUs that went or came: the kernel takes the events of a CPU
     /// that goes offline and does not give them back. Called about once a
     /// second. Errors concern CPUs that could not be sampled (again).
-    pub fn follow_hotplug(&mut self) -> Vec<PerfError> {
+    pub(super) fn follow_hotplug(&mut self) -> Vec<PerfError> {
         let Ok(online) = online_cpus() else {
             return Vec::new();
         };
@@ -231,7 +229,7 @@ fn time_enabled(fd: &OwnedFd) -> io::Result<u64> {
 }
 
 /// Numbers of the CPUs that run.
-pub fn online_cpus() -> io::Result<Vec<u32>> {
+pub(super) fn online_cpus() -> io::Result<Vec<u32>> {
     let list = fs::read_to_string(ONLINE)?;
     parse_cpu_list(&list)
         .ok_or_else(|| io::Error::other(format!("{ONLINE} is not a list of CPUs: {list:?}")))

@@ -68,9 +68,7 @@ impl Kernel {
         let io = IoRung::ALL.map(|rung| {
             self.rung(settings, rung.name(), None, |ebpf, _| {
                 if rung == IoRung::IoStart && self.offsets.has_block_io_start == 0 {
-                    return Err(
-                        "no such tracepoint in this kernel (Linux 6.5 has it)".to_owned()
-                    );
+                    return Err("no such tracepoint in this kernel (Linux 6.5 has it)".to_owned());
                 }
                 attach_io_rung(ebpf, rung, &self.btf)
             })
@@ -93,8 +91,8 @@ impl Kernel {
         let mut offsets = self.offsets;
         offsets.sample_at_switch_out = u64::from(forced == Some(OffcpuRung::SwitchOut));
         let attempt = || {
-            let ladder = Ladder::new(&self.symbols, &offsets, forced)
-                .map_err(|error| error.to_string())?;
+            let ladder =
+                Ladder::new(&self.symbols, &offsets, forced).map_err(|error| error.to_string())?;
             let mut programs = Programs::load(&self.btf, &offsets, settings.ring_bytes)
                 .map_err(|error| error.to_string())?;
             attach(&mut programs.ebpf, &ladder)?;

@@ -23,11 +23,13 @@ pub use records::*;
 /// Implemented by the types whose bytes are exchanged as they are.
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Control, Counters, IoKey, IoTotals, Offsets};
+    use super::{ChosenWait, Control, Counters, IoKey, IoTotals, Offsets};
 
     // SAFETY: repr(C), only integers and arrays of them, no implicit padding
     // (asserted beside each definition), any bit pattern is valid.
     unsafe impl aya::Pod for Control {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ChosenWait {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counters {}
     // SAFETY: as above.

@@ -147,6 +147,27 @@ pub struct OffcpuSample {
     pub weight_ns: u64,
 }
 
+/// A wait that was chosen and whose thread is about to resume: the value of
+/// the per-CPU map `CHOSEN`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+pub struct ChosenWait {
+    /// 1 until the thread has resumed, then 0.
+    pub pending: u64,
+    /// Who.
+    pub identity: Identity,
+    /// When the wait ended.
+    pub ended_ns: u64,
+    /// Length of the wait.
+    pub duration_ns: u64,
+    /// As in [`OffcpuSample`].
+    pub weight_ns: u64,
+    /// The kernel's run delay of the thread when the wait began; `u64::MAX`
+    /// where all of the wait was runnable.
+    pub run_delay_before_ns: u64,
+}
+
 /// A completed block request that was chosen.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -257,6 +278,7 @@ const _: () = {
     assert!(size_of::<StackIds>() == 24);
     assert!(size_of::<CpuSample>() == 96);
     assert!(size_of::<OffcpuSample>() == 120);
+    assert!(size_of::<ChosenWait>() == 96);
     assert!(size_of::<IoSample>() == 144);
     assert!(size_of::<IoKey>() == 16);
     assert!(size_of::<IoTotals>() == 40 + 16 * IO_BUCKETS);

@@ -14,7 +14,8 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
 use profiler_abi::{
-    Control, Counter, Identity, KIND_OFFCPU, OffcpuSample, RecordHeader, StackIds, stack_end,
+    ChosenWait, Control, Counter, Identity, KIND_OFFCPU, OffcpuSample, RecordHeader, StackIds,
+    stack_end,
 };
 
 use crate::{
@@ -26,21 +27,11 @@ use crate::{
     thread_state::{self, BLOCKED, NEW, RUNNABLE, RUNNING, ThreadState},
 };
 
-/// A wait that was chosen and whose thread is about to resume on this CPU.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Chosen {
-    /// 0: none.
-    tid: u64,
-    phase: u64,
-    ended_ns: u64,
-    duration_ns: u64,
-    weight_ns: u64,
-    run_delay_at_leave_ns: u64,
-}
-
 #[map]
-static CHOSEN: PerCpuArray<Chosen> = PerCpuArray::with_max_entries(1, 0);
+static CHOSEN: PerCpuArray<ChosenWait> = PerCpuArray::with_max_entries(1, 0);
+
+/// [`ChosenWait::run_delay_before_ns`] of a wait that was runnable throughout.
+const ALL_RUNNABLE: u64 = u64::MAX;
 
 /// Units of a probability.
 const ALWAYS: u64 = 1 << 32;
@@ -60,6 +51,7 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let preempted = ctx.arg::<u64>(0) & 0xff != 0;
     let prev = Task::from_argument(ctx.arg::<*const task_struct>(1));
     let next = Task::from_argument(ctx.arg::<*const task_struct>(2));
+    emit_left_over();
     leave(&ctx, prev, preempted, now, session);
     enter(next, now, session);
     0
@@ -136,7 +128,7 @@ fn enter(next: Task, now: u64, session: &Control) {
         return;
     }
     let Some(state) = thread_state::get_or_create(next) else {
-        lose_wait();
+        lose_wait(Counter::OffcpuLostTracking);
         return;
     };
     let newborn = next.has_never_run();
@@ -147,10 +139,9 @@ fn enter(next: Task, now: u64, session: &Control) {
     }
     let phase = state.phase;
     if phase != BLOCKED && phase != RUNNABLE {
-        // It was never seen leaving.
+        // It was never seen leaving. Some kernels do not show every switch.
         state.since_ns = now;
-        state.phase = RUNNING;
-        lose_wait();
+        lose_wait(Counter::OffcpuLostUnseen);
         return;
     }
     let duration = now.saturating_sub(state.since_ns);
@@ -174,17 +165,21 @@ fn enter(next: Task, now: u64, session: &Control) {
         return;
     };
     count(Counter::OffcpuCounted);
-    let chosen = Chosen {
-        tid: u64::from(next.tid()),
-        phase,
+    let chosen = ChosenWait {
+        pending: 1,
+        identity: next.identity(),
         ended_ns: now,
         duration_ns: duration,
         weight_ns,
-        run_delay_at_leave_ns: state.run_delay_at_leave_ns,
+        run_delay_before_ns: if phase == RUNNABLE {
+            ALL_RUNNABLE
+        } else {
+            state.run_delay_at_leave_ns
+        },
     };
     if newborn {
         // Waited for its first CPU; it has no stack yet.
-        emit_wait(next, &chosen, duration, no_stack());
+        emit_wait(&chosen, duration, no_stack());
         return;
     }
     if let Some(slot) = CHOSEN.get_ptr_mut(0) {
@@ -193,11 +188,11 @@ fn enter(next: Task, now: u64, session: &Control) {
     }
 }
 
-/// A wait whose length is not known, for want of room for the thread's state.
+/// A wait whose length is not known.
 #[inline(always)]
-fn lose_wait() {
+fn lose_wait(reason: Counter) {
     count(Counter::OffcpuCounted);
-    count(Counter::OffcpuLostTracking);
+    count(reason);
 }
 
 /// Samples in proportion to duration: a wait of `d` with probability
@@ -220,16 +215,38 @@ fn no_stack() -> StackIds {
     }
 }
 
+fn lost_stack() -> StackIds {
+    StackIds {
+        user_end: stack_end::LOST,
+        kernel_end: stack_end::LOST,
+        ..StackIds::default()
+    }
+}
+
 #[inline(always)]
-fn emit_wait(task: Task, wait: &Chosen, runnable_ns: u64, stack: StackIds) {
+fn emit_wait(wait: &ChosenWait, runnable_ns: u64, stack: StackIds) {
     emit_sample(
-        task.identity(),
+        wait.identity,
         wait.ended_ns,
         stack,
         wait.duration_ns,
         runnable_ns,
         wait.weight_ns,
     );
+}
+
+/// A chosen wait whose thread was not seen to resume: it is delivered without
+/// a stack.
+#[inline(always)]
+fn emit_left_over() {
+    if let Some(slot) = CHOSEN.get_ptr_mut(0) {
+        // SAFETY: per-CPU memory; interrupts are off in the scheduler.
+        let chosen = unsafe { &mut *slot };
+        if chosen.pending != 0 {
+            chosen.pending = 0;
+            emit_wait(chosen, 0, lost_stack());
+        }
+    }
 }
 
 #[inline(always)]
@@ -264,21 +281,21 @@ fn resume(ctx: *mut c_void) {
     };
     // SAFETY: per-CPU memory, written by `enter` on this CPU just before.
     let chosen = unsafe { &mut *slot };
-    if chosen.tid == 0 {
+    if chosen.pending == 0 {
         return;
     }
     let task = Task::current();
-    if u64::from(task.tid()) != chosen.tid {
+    if task.tid() != chosen.identity.tid {
         return;
     }
-    let runnable_ns = if chosen.phase == RUNNABLE {
+    chosen.pending = 0;
+    let runnable_ns = if chosen.run_delay_before_ns == ALL_RUNNABLE {
         chosen.duration_ns
     } else {
-        runnable_part(task, chosen.run_delay_at_leave_ns, chosen.duration_ns)
+        runnable_part(task, chosen.run_delay_before_ns, chosen.duration_ns)
     };
     let stack = stack::capture(ctx, Scratch::Offcpu, task);
-    emit_wait(task, chosen, runnable_ns, stack);
-    chosen.tid = 0;
+    emit_wait(chosen, runnable_ns, stack);
 }
 
 /// `TP_PROTO(bool is_switch)`, Linux 6.16: the end of `__schedule`.
@@ -468,7 +485,10 @@ mod account {
         }
         let open_ns = now.saturating_sub(since_ns);
         if phase == RUNNING {
-            account.on_cpu_ns += open_ns;
+            // One that was not seen leaving may have left long ago.
+            if task.is_on_cpu() {
+                account.on_cpu_ns += open_ns;
+            }
             account.has_run = 1;
         } else {
             account.unfinished_ns = open_ns;

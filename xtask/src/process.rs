@@ -42,10 +42,21 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
 /// The cargo that runs this program, in the repository's root, building into its `target/`.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(describes_xtask) {
+            command.env_remove(name);
+        }
+    }
     command
         .current_dir(paths::root())
         .env("CARGO_TARGET_DIR", paths::target());
     command
+}
+
+/// What `cargo run` tells this program about itself. Some build scripts (ring's) run again when it changes, so that
+/// builds with and without `cargo xtask` would undo each other's work.
+fn describes_xtask(variable: &str) -> bool {
+    variable.starts_with("CARGO_PKG_") || variable.starts_with("CARGO_MANIFEST_")
 }
 
 /// True for the superuser, who alone may install packages and load kernel programs.

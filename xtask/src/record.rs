@@ -1,6 +1,5 @@
 //! `cargo xtask record`: from a fresh clone to pictures of this host.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -31,9 +30,6 @@ impl Args {
         let status = command
             .status()
             .with_context(|| format!("cannot start `{}`", process::describe(&command)))?;
-        if !gives(&given, "-o", "--out") && folder.is_dir() {
-            list(&folder)?;
-        }
         // A command ended by a signal has no code; 1 means failed.
         let code = status.code().and_then(|code| u8::try_from(code).ok());
         Ok(code.unwrap_or(1))
@@ -74,20 +70,6 @@ fn gives(arguments: &[String], short: &str, long: &str) -> bool {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
             || argument.starts_with(short)
     })
-}
-
-fn list(folder: &Path) -> Result<()> {
-    let mut files = Vec::new();
-    for entry in
-        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
-    {
-        files.push(entry?.path());
-    }
-    files.sort();
-    for file in files {
-        println!("{}", file.display());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

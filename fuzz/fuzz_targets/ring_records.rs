@@ -1,6 +1,7 @@
 //! Reads any bytes as one record of the ring buffer, and as a sequence of them.
 //!
-//! `RUSTC_BOOTSTRAP=1 cargo fuzz run ring_records -- -max_total_time=60`
+//! `RUSTC_BOOTSTRAP=1 cargo fuzz run ring_records fuzz/corpus/ring_records fuzz/seeds/ring_records --
+//! -max_total_time=60`
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

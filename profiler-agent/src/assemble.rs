@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs};
 
-use profiler_abi::{IoKey, IoTotals, stack_end};
+use profiler_abi::{IoKey, IoTotals, StackIds, stack_end};
 use profiler_proto::{
     Attribute, AttributesId, Capture, DeviceStatistics, Dictionary, Event, Facts, Frame, FrameId,
     FrameKind, Histogram, Ledger, Line, Mapping, MappingId, Process, Profile, Sample, Stack,
@@ -58,11 +58,14 @@ pub fn assemble(parts: &Parts<'_>, facts: Facts, ledger: Ledger) -> Capture {
     capture
 }
 
+/// What tells one stack of the capture from another.
+type StackKey = (Event, u32, StackIds);
+
 struct Assembler<'a> {
     parts: &'a Parts<'a>,
     dictionary: Dictionary,
     threads: HashMap<u32, ThreadId>,
-    stacks: HashMap<(u32, u64, u64, u8, u8), StackId>,
+    stacks: HashMap<StackKey, StackId>,
     attributes: HashMap<u32, AttributesId>,
     frames: Vec<Option<FrameId>>,
 }
@@ -74,17 +77,17 @@ impl Assembler<'_> {
             .aggregate
             .samples(event)
             .iter()
-            .map(|raw| self.sample(raw))
+            .map(|raw| self.sample(event, raw))
             .collect();
         samples.sort_by_key(|sample| sample.time_ns);
         Profile { event, samples }
     }
 
-    fn sample(&mut self, raw: &RawSample) -> Sample {
+    fn sample(&mut self, event: Event, raw: &RawSample) -> Sample {
         Sample {
             time_ns: self.parts.utc.to_utc_ns(raw.time_ns),
             thread: self.thread(raw.thread),
-            stack: self.stack(raw),
+            stack: self.stack(event, raw),
             attributes: self.attribute_set(raw.attributes),
             weight: raw.weight,
             count: u64::from(raw.count),
@@ -148,11 +151,11 @@ impl Assembler<'_> {
         })
     }
 
-    fn stack(&mut self, raw: &RawSample) -> StackId {
+    fn stack(&mut self, event: Event, raw: &RawSample) -> StackId {
         let resolved = self.parts.resolved;
         let process = self.parts.aggregate.threads()[raw.thread as usize].process;
         let ids = &raw.stack;
-        let key = (process, ids.user, ids.kernel, ids.user_end, ids.kernel_end);
+        let key = (event, process, *ids);
         if let Some(id) = self.stacks.get(&key) {
             return *id;
         }
@@ -162,7 +165,12 @@ impl Assembler<'_> {
             user: self.frame_ids(user.map_or(&[], |frames| frames), FrameKind::User),
             user_end: end(ids.user_end),
             kernel: self.frame_ids(
-                kernel.map_or(&[], |frames| resolved.without_profiler(frames)),
+                match kernel {
+                    // A tick interrupts; nothing was called.
+                    Some(frames) if event == Event::Cpu => frames,
+                    Some(frames) => resolved.without_profiler(frames),
+                    None => &[],
+                },
                 FrameKind::Kernel,
             ),
             kernel_end: end(ids.kernel_end),
@@ -366,22 +374,18 @@ impl Resolved {
     }
 
     fn is_machinery(&self, frame: u32) -> bool {
-        const PREFIXES: [&str; 6] = [
-            "bpf_prog_",
-            "bpf_trampoline_",
+        const PREFIXES: [&str; 4] = [
             "bpf_trace_run",
             "__bpf_trace_",
             "__traceiter_",
             "bpf_get_stack",
         ];
-        self.frames[frame as usize]
-            .names
-            .last()
-            .is_some_and(|name| {
-                PREFIXES
-                    .iter()
-                    .any(|prefix| name.function.starts_with(prefix))
-            })
+        // Generated code has no name: the program itself, or a trampoline.
+        self.frames[frame as usize].names.last().is_none_or(|name| {
+            PREFIXES
+                .iter()
+                .any(|prefix| name.function.starts_with(prefix))
+        })
     }
 }
 

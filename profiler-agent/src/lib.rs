@@ -1,7 +1,7 @@
 //! The profiling daemon as a library: the same agent for `main`, tests and
 //! fuzzing. The data path, in order: `bpf` (kernel programs and their maps),
 //! `reader` (bytes to records), `aggregate` (records to raw samples),
-//! `resolver` with `processes` and `symbolize` (whose and where), `assemble`
+//! `resolver` with `processes`, `symbolize` and `kernel_symbols` (whose and where), `assemble`
 //! (to a capture). `session` alone wires them.
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -12,6 +12,7 @@ pub mod bpf;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod kernel_symbols;
 pub mod ledger;
 pub mod monotonic;
 pub mod own_cost;

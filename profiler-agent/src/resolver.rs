@@ -13,19 +13,27 @@ use std::{
 };
 
 use crate::{
+    kernel_symbols::KernelSymbols,
     processes::{FileId, Mapping, ProcessInfo, ProcessKey, open_mapping},
-    symbolize::{self, Name},
+    symbolize::{self, ElfSymbolizer, Name},
 };
 
 /// Jobs that may wait between the sampling thread and the resolver.
 const QUEUE: usize = 4096;
 
-/// How often new addresses are named: file by file, because a symbol table is
-/// read once per batch.
+/// How often new addresses are named, many at a time.
 const BATCH: Duration = Duration::from_millis(250);
 
 /// Least time between two readings of one process's mappings.
 const REREAD: Duration = Duration::from_millis(200);
+
+/// Files held open to name their frames, far below the usual limit of 1024
+/// descriptors. Past that all are named and closed.
+const MAX_OPEN_FILES: usize = 256;
+
+/// End of the addresses a process can have on x86-64 and arm64 with 4 levels
+/// of page tables.
+const USER_END: u64 = 1 << 47;
 
 /// Distinct frames kept per session, about 40 MiB with their names.
 const MAX_FRAMES: usize = 200_000;
@@ -173,12 +181,13 @@ struct Worker {
     loose_frames: HashMap<u64, u32>,
     kernel: Option<KernelFile>,
     overflow_frame: Option<u32>,
+    symbolizer: ElfSymbolizer,
+    open_files: usize,
 }
 
 struct KernelFile {
     index: u32,
-    /// Start of the kernel's text, 0 where it is hidden.
-    base: u64,
+    symbols: Arc<KernelSymbols>,
 }
 
 impl Worker {
@@ -225,7 +234,8 @@ impl Worker {
 
     fn add_user_stack(&mut self, process: u32, id: u64, addresses: &[u64]) {
         self.reread_if_stale(process, addresses);
-        let frames = addresses
+        let frames = self
+            .plausible(process, addresses)
             .iter()
             .enumerate()
             .map(|(depth, address)| {
@@ -237,6 +247,26 @@ impl Worker {
             })
             .collect();
         self.resolved.user_stacks.insert((process, id), frames);
+    }
+
+    /// The frames up to where a chain of frame pointers leads out of all code:
+    /// in a function compiled without frame pointers the register holds
+    /// whatever it is used for. The leaf is the program counter and stays.
+    fn plausible<'a>(&self, process: u32, addresses: &'a [u64]) -> &'a [u64] {
+        let info = self.info(process);
+        let is_code = |address: u64| match info {
+            Some(info) => info.mapping(address).is_some(),
+            None => (1..USER_END).contains(&address),
+        };
+        let end = addresses
+            .iter()
+            .skip(1)
+            .position(|address| !is_code(address.wrapping_sub(1)));
+        &addresses[..end.map_or(addresses.len(), |callers| callers + 1)]
+    }
+
+    fn info(&self, process: u32) -> Option<&ProcessInfo> {
+        self.resolved.processes.get(process as usize)?.as_ref()
     }
 
     /// Reads the mappings again where an address lies in none: a library was
@@ -264,10 +294,7 @@ impl Worker {
 
     fn user_frame(&mut self, process: u32, address: u64) -> u32 {
         let mapping = self
-            .resolved
-            .processes
-            .get(process as usize)
-            .and_then(Option::as_ref)
+            .info(process)
             .and_then(|info| info.mapping(address))
             .filter(|mapping| !mapping.path.is_empty())
             .cloned();
@@ -318,6 +345,12 @@ impl Worker {
     }
 
     fn new_file(&mut self, path: String, build_id: Vec<u8>, fd: Option<OwnedFd>) -> u32 {
+        if fd.is_some() {
+            self.open_files += 1;
+            if self.open_files > MAX_OPEN_FILES {
+                self.close_files();
+            }
+        }
         let index = self.files.len() as u32;
         self.files.push(File {
             fd,
@@ -369,43 +402,62 @@ impl Worker {
         let index = self.new_file("[kernel]".to_owned(), symbolize::kernel_build_id(), None);
         self.kernel = Some(KernelFile {
             index,
-            base: symbolize::kernel_base(),
+            symbols: KernelSymbols::current(),
         });
         index
     }
 
+    /// Kernel frames are named at once: the table is in memory.
     fn kernel_frame(&mut self, file: u32, address: u64) -> u32 {
         if let Some(frame) = self.files[file as usize].frames.get(&address) {
             return *frame;
         }
         // Relative to the kernel's text, so that it means the same after a
         // reboot, whatever the address space randomisation did.
-        let base = self.kernel.as_ref().map_or(0, |kernel| kernel.base);
+        let (base, name) = match &self.kernel {
+            Some(kernel) => (kernel.symbols.base(), kernel.symbols.name(address)),
+            None => (0, None),
+        };
+        let names = name.map(|function| Name {
+            function: function.to_owned(),
+            ..Name::default()
+        });
+        let names: Vec<Name> = names.into_iter().collect();
         let frame = self.new_frame(Some(file), address.wrapping_sub(base));
-        let entry = &mut self.files[file as usize];
-        entry.frames.insert(address, frame);
         if Some(frame) != self.overflow_frame {
-            entry.pending.push((address, frame));
+            self.resolved.frames[frame as usize].names = names;
         }
+        self.files[file as usize].frames.insert(address, frame);
         frame
     }
 
     /// Names every frame that waits for it.
     fn name_pending(&mut self) {
-        let kernel = self.kernel.as_ref().map(|kernel| kernel.index);
-        for (index, file) in self.files.iter_mut().enumerate() {
+        for file in &mut self.files {
+            let Some(fd) = &file.fd else {
+                continue;
+            };
             if file.pending.is_empty() {
                 continue;
             }
             let (offsets, frames): (Vec<u64>, Vec<u32>) = file.pending.drain(..).unzip();
-            let names = match &file.fd {
-                _ if kernel == Some(index as u32) => symbolize::symbolize_kernel(&offsets),
-                Some(fd) => symbolize::symbolize_elf(fd.as_fd(), &offsets),
-                None => continue,
-            };
+            let names = self.symbolizer.names(fd.as_fd(), &offsets);
             for (frame, names) in frames.into_iter().zip(names) {
                 self.resolved.frames[frame as usize].names = names;
             }
         }
+    }
+
+    /// Lets go of all files, whose frames are named up to here. Those that are
+    /// met again are opened again.
+    fn close_files(&mut self) {
+        self.name_pending();
+        // First: it knows the files by the descriptors' numbers.
+        self.symbolizer = ElfSymbolizer::default();
+        for file in &mut self.files {
+            file.fd = None;
+        }
+        self.file_index.clear();
+        self.open_files = 1;
     }
 }

@@ -4,17 +4,15 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     os::fd::{AsRawFd, BorrowedFd},
     path::PathBuf,
 };
 
 use blazesym::{
-    MaybeDefault,
     helper::read_elf_build_id,
     symbolize::{
         Input, Symbolized, Symbolizer,
-        source::{Elf, Kernel, Source},
+        source::{Elf, Source},
     },
 };
 
@@ -49,20 +47,6 @@ pub fn build_id(fd: BorrowedFd<'_>) -> Vec<u8> {
     }
 }
 
-/// Names of file offsets in an ELF file, in the order given; empty where an
-/// offset has none.
-pub fn symbolize_elf(fd: BorrowedFd<'_>, offsets: &[u64]) -> Vec<Vec<Name>> {
-    let mut elf = Elf::new(path_of(fd));
-    // Symbol tables only. Reading DWARF costs memory in proportion to it.
-    elf.debug_syms = false;
-    symbolize(
-        &Symbolizer::builder().enable_code_info(false).build(),
-        &Source::Elf(elf),
-        Input::FileOffset(offsets),
-        offsets.len(),
-    )
-}
-
 /// The running kernel's build-id, from its notes; empty where they are hidden.
 pub fn kernel_build_id() -> Vec<u8> {
     fs::read("/sys/kernel/notes")
@@ -90,48 +74,37 @@ fn build_id_note(mut notes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Address of the kernel's text (`_stext`), 0 where addresses are hidden.
-pub fn kernel_base() -> u64 {
-    let Ok(symbols) = fs::File::open("/proc/kallsyms") else {
-        return 0;
-    };
-    BufReader::new(symbols)
-        .lines()
-        .map_while(Result::ok)
-        .find_map(|line| {
-            let mut fields = line.split(' ');
-            let address = fields.next()?;
-            (fields.nth(1)? == "_stext").then(|| u64::from_str_radix(address, 16).ok())?
-        })
-        .unwrap_or(0)
+/// Names offsets in ELF files. Keeps the symbol tables it has read.
+pub struct ElfSymbolizer {
+    symbolizer: Symbolizer,
 }
 
-/// Names of kernel addresses, from `/proc/kallsyms`, modules included.
-pub fn symbolize_kernel(addresses: &[u64]) -> Vec<Vec<Name>> {
-    let kernel = Kernel {
-        vmlinux: MaybeDefault::None,
-        debug_syms: false,
-        ..Kernel::default()
-    };
-    symbolize(
-        &Symbolizer::builder().enable_code_info(false).build(),
-        &Source::Kernel(kernel),
-        Input::AbsAddr(addresses),
-        addresses.len(),
-    )
+impl Default for ElfSymbolizer {
+    fn default() -> Self {
+        Self {
+            symbolizer: Symbolizer::builder().enable_code_info(false).build(),
+        }
+    }
 }
 
-fn symbolize(
-    symbolizer: &Symbolizer,
-    source: &Source<'_>,
-    input: Input<&[u64]>,
-    len: usize,
-) -> Vec<Vec<Name>> {
-    match symbolizer.symbolize(source, input) {
-        Ok(symbols) => symbols.iter().map(names).collect(),
-        Err(error) => {
-            tracing::debug!("no symbols from {source:?}: {error}");
-            vec![Vec::new(); len]
+impl ElfSymbolizer {
+    /// Names of file offsets, in the order given; empty where an offset has
+    /// none. While this symbolizer lives the descriptor must stay open: its
+    /// number stands for the file.
+    pub fn names(&self, fd: BorrowedFd<'_>, offsets: &[u64]) -> Vec<Vec<Name>> {
+        let mut elf = Elf::new(path_of(fd));
+        // Symbol tables only. Reading DWARF costs memory in proportion to it.
+        elf.debug_syms = false;
+        let source = Source::Elf(elf);
+        match self
+            .symbolizer
+            .symbolize(&source, Input::FileOffset(offsets))
+        {
+            Ok(symbols) => symbols.iter().map(names).collect(),
+            Err(error) => {
+                tracing::debug!("no symbols from {source:?}: {error}");
+                vec![Vec::new(); offsets.len()]
+            }
         }
     }
 }
@@ -175,7 +148,7 @@ mod tests {
             .unwrap();
         let program = File::open("/proc/self/exe").unwrap();
         let offset = address - mapping.start + mapping.offset;
-        let names = symbolize_elf(program.as_fd(), &[offset, u64::MAX]);
+        let names = ElfSymbolizer::default().names(program.as_fd(), &[offset, u64::MAX]);
         assert!(
             names[0][0]
                 .function
@@ -212,7 +185,8 @@ mod tests {
     #[test]
     fn what_is_not_elf_has_no_names() {
         let text = File::open("/proc/self/status").unwrap();
-        assert_eq!(symbolize_elf(text.as_fd(), &[1, 2]), [vec![], vec![]]);
+        let none = ElfSymbolizer::default().names(text.as_fd(), &[1, 2]);
+        assert_eq!(none, [vec![], vec![]]);
         assert_eq!(build_id(text.as_fd()), []);
     }
 }

@@ -46,7 +46,8 @@ static SENT: Array<u64> = Array::with_max_entries(SENT_SLOTS, 0);
 #[inline(always)]
 pub(crate) fn capture(ctx: *mut c_void, scratch: Scratch, task: Task) -> StackIds {
     let mut ids = StackIds::default();
-    let Some(record) = STACK_SCRATCH.get_ptr_mut(scratch as u32) else {
+    let slot = scratch as u32;
+    let Some(record) = STACK_SCRATCH.get_ptr_mut(slot) else {
         return ids;
     };
     // SAFETY: per-CPU memory that only this kind of program uses.
@@ -54,24 +55,23 @@ pub(crate) fn capture(ctx: *mut c_void, scratch: Scratch, task: Task) -> StackId
     if task.is_kernel_thread() {
         ids.user_end = stack_end::NONE;
     } else {
-        (ids.user, ids.user_end) = send(record, unwind::user(ctx, frames));
+        (ids.user, ids.user_end) = send(slot, record, unwind::user(ctx, frames));
     }
-    (ids.kernel, ids.kernel_end) = send(record, unwind::kernel(ctx, frames));
+    (ids.kernel, ids.kernel_end) = send(slot, record, unwind::kernel(ctx, frames));
     ids
 }
 
 /// Sends the walked stack in `record` unless it was sent before. Returns its
 /// id, 0 where there is none, and how it ended.
 #[inline(always)]
-fn send(record: *mut StackRecord, walk: Walk) -> (u64, u8) {
+fn send(slot: u32, record: *mut StackRecord, walk: Walk) -> (u64, u8) {
     if walk.len == 0 {
         return (0, walk.end);
     }
-    // SAFETY: `record` is this program's own.
-    let id = unsafe { hash(&raw const (*record).frames, walk.len) };
-    let slot = SENT.get_ptr_mut(id as u32 & (SENT_SLOTS - 1));
+    let id = stack_hash(slot, walk.len as u32);
+    let sent = SENT.get_ptr_mut(id as u32 & (SENT_SLOTS - 1));
     // SAFETY: aligned map memory; the only race is two CPUs sending a stack twice.
-    if slot.is_some_and(|slot| unsafe { slot.read_volatile() } == id) {
+    if sent.is_some_and(|sent| unsafe { sent.read_volatile() } == id) {
         return (id, walk.end);
     }
     let size = STACK_RECORD_HEADER + walk.len * 8;
@@ -89,24 +89,31 @@ fn send(record: *mut StackRecord, walk: Walk) -> (u64, u8) {
         count(Counter::StackLost);
         return (0, stack_end::LOST);
     }
-    if let Some(slot) = slot {
+    if let Some(sent) = sent {
         // SAFETY: as above.
-        unsafe { slot.write_volatile(id) };
+        unsafe { sent.write_volatile(id) };
     }
     (id, walk.end)
 }
 
-/// A multiply-xorshift hash over the addresses; 2^64 ids make a collision among
-/// a million stacks less likely than one in 10^7.
-#[inline(always)]
-unsafe fn hash(frames: *const [u64; MAX_FRAMES], len: usize) -> u64 {
-    let mut hash = 0x9e37_79b9_7f4a_7c15_u64 ^ len as u64;
+/// Hashes the first `len` frames of a scratch record: multiply and xorshift.
+/// 2^64 ids make a collision among a million stacks less likely than one in 10^7.
+///
+/// A function of its own to the verifier, and so verified once: in line, every
+/// length of the loop multiplies the paths behind it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn stack_hash(slot: u32, len: u32) -> u64 {
+    let Some(record) = STACK_SCRATCH.get_ptr(slot) else {
+        return 1;
+    };
+    let mut hash = 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(len);
     for i in 0..MAX_FRAMES {
-        if i >= len {
+        if i >= len as usize {
             break;
         }
         // SAFETY: i < MAX_FRAMES.
-        hash = (hash ^ unsafe { (*frames)[i] }).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash = (hash ^ unsafe { (*record).frames[i] }).wrapping_mul(0xff51_afd7_ed55_8ccd);
         hash ^= hash >> 32;
     }
     if hash == 0 { 1 } else { hash }

@@ -95,7 +95,7 @@ pub struct Identity {
 
 /// The two parts of a stack, by id.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct StackIds {
     /// [`StackRecord::id`] of the user part, 0 where it has no frames.

@@ -28,11 +28,24 @@ for event in cpu offcpu io; do
     step "top-$event" "$profiler" top /run/out/host.capture -e "$event" --output json
 done
 
-# A processor that goes and comes back in the middle of a capture.
+# A processor that goes and comes back in the middle of a capture. Emulated, the capture takes seconds to begin:
+# wait until somebody samples, and note the times.
 online=/sys/devices/system/cpu/cpu1/online
+sampling() {
+    ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q 'anon_inode:.perf_event'
+}
 if [ -w $online ]; then
-    (sleep 1.5; echo 0 >$online; sleep 1; echo 1 >$online) &
-    step hotplug "$profiler" record -d 5s -e cpu -o /run/hotplug.capture
+    (
+        until sampling; do sleep 0.2; done
+        sleep 4
+        echo 0 >$online
+        step hotplug-off date +%s%N
+        sleep 1
+        echo 1 >$online
+        step hotplug-on date +%s%N
+    ) &
+    toggle=$!
+    step hotplug "$profiler" record -d 10s -e cpu -o /run/hotplug.capture
+    wait $toggle
     step hotplug-top "$profiler" top /run/hotplug.capture -e cpu --output json
-    step hotplug-online cat $online
 fi

@@ -9,7 +9,8 @@ use crate::packages::{self, Package};
 use crate::vm::archive::{Archive, recreate};
 use crate::vm::guest;
 use crate::vm::kernel::Kernel;
-use crate::vm::report::{self, Outcome};
+use crate::vm::outcome::Outcome;
+use crate::vm::report;
 use crate::{build, paths, process};
 
 /// Long-term kernels in use, what the newest Debian boots, and the newest the kernel programs are known to load on.

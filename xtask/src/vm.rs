@@ -5,4 +5,5 @@ pub(crate) mod cpio;
 pub(crate) mod guest;
 pub(crate) mod kernel;
 pub(crate) mod modules;
+pub(crate) mod outcome;
 pub(crate) mod report;

@@ -1,0 +1,392 @@
+//! Judges what a guest left.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::guest::{Results, Step};
+
+/// What a capture must hold.
+pub(crate) const EVENTS: [&str; 3] = ["cpu", "offcpu", "io"];
+
+/// The disk of the guests answers no request sooner: see tests/vm/init.sh.
+const DISK_LATENCY_NS: f64 = 5e6;
+
+/// Samples per second and processor, unless asked otherwise; the guests have two processors.
+const FREQUENCY: f64 = 99.0;
+const PROCESSORS: f64 = 2.0;
+
+/// Exit codes of `profiler record` that leave a capture: complete, and partial, which a slow guest may well be.
+const CAPTURED: [i32; 2] = [0, 3];
+
+/// The outcome on one kernel; kept beside the kernel so that a run of some kernels can print all.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) release: String,
+    /// By event: the rung in use; missing when there is none.
+    pub(crate) rungs: BTreeMap<String, String>,
+    /// By program: instructions the verifier looked at.
+    pub(crate) instructions: BTreeMap<String, u64>,
+    /// Whether a processor could go and come back during a capture; None where it cannot be tried.
+    pub(crate) hotplug: Option<bool>,
+    /// Why the kernel did not pass; empty when it did.
+    pub(crate) failures: Vec<String>,
+}
+
+/// The part of `profiler doctor --output json` that is of use here.
+#[derive(Deserialize)]
+struct Doctor {
+    events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    event: String,
+    /// Best first.
+    rungs: Vec<Rung>,
+}
+
+#[derive(Deserialize)]
+struct Rung {
+    mechanism: String,
+    available: bool,
+    #[serde(default)]
+    verified_instructions: BTreeMap<String, u64>,
+}
+
+/// The part of `profiler top --output json` that is of use here.
+#[derive(Deserialize)]
+struct Top {
+    samples: u64,
+    weight_ns: u64,
+    functions: Vec<serde_json::Value>,
+    ledger: Vec<EventLedger>,
+    start_ns: u64,
+    end_ns: u64,
+}
+
+#[derive(Deserialize)]
+struct EventLedger {
+    event: String,
+    balanced: bool,
+    observed: u64,
+}
+
+impl Top {
+    /// What is wrong with the samples of an event, if anything is.
+    fn fault(&self, event: &str) -> Option<String> {
+        if self.samples == 0 || self.functions.is_empty() {
+            return Some("no samples".to_owned());
+        }
+        if !self
+            .ledger
+            .iter()
+            .any(|of| of.event == event && of.balanced)
+        {
+            return Some("the ledger does not add up".to_owned());
+        }
+        let mean_ns = self.weight_ns as f64 / self.samples as f64;
+        if event == "io" && mean_ns < DISK_LATENCY_NS {
+            return Some(format!(
+                "a request takes {mean_ns:.0} ns, sooner than the disk can"
+            ));
+        }
+        None
+    }
+
+    /// What is wrong with a capture in which a processor was away from `off_ns` to `on_ns`, if anything is.
+    fn hotplug_fault(&self, off_ns: u64, on_ns: u64) -> Option<String> {
+        let Self {
+            start_ns, end_ns, ..
+        } = *self;
+        if !(start_ns < off_ns && off_ns < on_ns && on_ns < end_ns) {
+            return Some("the processor did not go and come back within the capture".to_owned());
+        }
+        let ticks = |ns: u64| ns as f64 / 1e9 * FREQUENCY;
+        let back = PROCESSORS * ticks(end_ns - start_ns) - ticks(on_ns - off_ns);
+        let lost = back - ticks(end_ns - on_ns);
+        let observed: u64 = self.ledger.iter().map(|of| of.observed).sum();
+        // An emulated processor misses some of its ticks: take the middle.
+        if (observed as f64) < (back + lost) / 2.0 {
+            return Some(format!(
+                "{observed} ticks: {back:.0} with the processor that came back, {lost:.0} without"
+            ));
+        }
+        None
+    }
+}
+
+impl Outcome {
+    /// Boots are judged by the release the guest reports.
+    pub(crate) fn of_boot(release: &str, results: &Results) -> Self {
+        let mut outcome = Self {
+            release: release.to_owned(),
+            ..Self::default()
+        };
+        match results.step("uname") {
+            Some(step) if step.output.trim() == release => {}
+            Some(step) => outcome.fail(format!("the guest runs {}", step.output.trim())),
+            None => outcome.fail("the guest did not reach its script".to_owned()),
+        }
+        outcome
+    }
+
+    /// Everything the script did.
+    pub(crate) fn of_smoke(release: &str, results: &Results) -> Self {
+        let mut outcome = Self::of_boot(release, results);
+        outcome.doctor(results.step("doctor"));
+        outcome.captured("record", results.step("record"));
+        for event in EVENTS {
+            outcome.has_samples(event, results.step(&format!("top-{event}")));
+        }
+        outcome.hotplug(results);
+        outcome
+    }
+
+    pub(crate) fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    fn fail(&mut self, why: String) {
+        self.failures.push(why);
+    }
+
+    fn doctor(&mut self, step: Option<Step>) {
+        let Some(step) = step else {
+            return self.fail("`profiler doctor` did not end".to_owned());
+        };
+        let doctor: Doctor = match serde_json::from_str(&step.output) {
+            Ok(doctor) => doctor,
+            Err(error) => {
+                let said = first_line(&step.messages);
+                return self.fail(format!("`profiler doctor`: {error}; {said}"));
+            }
+        };
+        for Event { event, rungs } in doctor.events {
+            if let Some(used) = rungs.into_iter().find(|rung| rung.available) {
+                self.rungs.insert(event, used.mechanism);
+                self.instructions.extend(used.verified_instructions);
+            }
+        }
+        for event in EVENTS {
+            if !self.rungs.contains_key(event) {
+                self.fail(format!("{event}: no rung available"));
+            }
+        }
+    }
+
+    fn captured(&mut self, name: &str, step: Option<Step>) -> bool {
+        match step {
+            Some(step) if CAPTURED.contains(&step.code) => true,
+            Some(step) => {
+                let said = first_line(&step.messages);
+                self.fail(format!("{name}: exit code {}; {said}", step.code));
+                false
+            }
+            None => {
+                self.fail(format!("{name} did not end"));
+                false
+            }
+        }
+    }
+
+    fn has_samples(&mut self, event: &str, step: Option<Step>) {
+        let fault = match top(step) {
+            Ok(top) => top.fault(event),
+            Err(error) => Some(error),
+        };
+        if let Some(fault) = fault {
+            self.fail(format!("{event}: {fault}"));
+        }
+    }
+
+    fn hotplug(&mut self, results: &Results) {
+        let time = |name| results.step(name)?.output.trim().parse::<u64>().ok();
+        let (Some(off_ns), Some(on_ns)) = (time("hotplug-off"), time("hotplug-on")) else {
+            return;
+        };
+        let fault = match top(results.step("hotplug-top")) {
+            Ok(top) => top.hotplug_fault(off_ns, on_ns),
+            Err(error) => Some(error),
+        };
+        self.hotplug = Some(fault.is_none());
+        if let Some(fault) = fault {
+            self.fail(format!("hotplug: {fault}"));
+        }
+    }
+}
+
+fn top(step: Option<Step>) -> Result<Top, String> {
+    let step = step.ok_or("`profiler top` did not end")?;
+    serde_json::from_str(&step.output)
+        .map_err(|error| format!("{error}; {}", first_line(&step.messages)))
+}
+
+fn first_line(messages: &str) -> &str {
+    messages.lines().next().unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use tempfile::TempDir;
+
+    const DOCTOR: &str = r#"{"checks": [], "events": [
+        {"event": "cpu", "rungs": [
+            {"mechanism": "cycles", "available": false, "reason": "no counters"},
+            {"mechanism": "cpu-clock", "available": true, "verified_instructions": {"cpu_sample": 812}}]},
+        {"event": "offcpu", "rungs": [{"mechanism": "btf", "available": true, "verified_instructions": {"switch": 0}}]},
+        {"event": "io", "rungs": [{"mechanism": "btf", "available": true}]}]}"#;
+    const TOP: &str = r#"{"samples": 9, "weight_ns": 46000000, "functions": [{"function": "main"}],
+        "start_ns": 1000000000, "end_ns": 11000000000,
+        "ledger": [{"event": "cpu", "balanced": true, "observed": 9},
+            {"event": "offcpu", "balanced": true, "observed": 9}, {"event": "io", "balanced": true, "observed": 9}]}"#;
+    /// 10 s at 99 Hz on two processors, of which one is away for a second.
+    const HOTPLUG: &str = r#"{"samples": 9, "weight_ns": 9, "functions": [], "start_ns": 1000000000,
+        "end_ns": 11000000000, "ledger": [{"event": "cpu", "balanced": true, "observed": 1870}]}"#;
+
+    /// What a guest leaves that passes, for a test to spoil.
+    fn guest() -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        step(&folder, "uname", 0, "6.1.0-49-amd64\n");
+        step(&folder, "doctor", 0, DOCTOR);
+        step(&folder, "record", 3, "");
+        for name in ["top-cpu", "top-offcpu", "top-io"] {
+            step(&folder, name, 0, TOP);
+        }
+        step(&folder, "hotplug-off", 0, "5000000000\n");
+        step(&folder, "hotplug-on", 0, "6000000000\n");
+        step(&folder, "hotplug-top", 0, HOTPLUG);
+        folder
+    }
+
+    fn step(folder: &TempDir, name: &str, code: i32, output: &str) {
+        for (part, text) in [
+            ("code", code.to_string().as_str()),
+            ("out", output),
+            ("err", "why\n"),
+        ] {
+            fs::write(folder.path().join(format!("{name}.{part}")), text).unwrap();
+        }
+    }
+
+    fn outcome(folder: &TempDir) -> Outcome {
+        Outcome::of_smoke("6.1.0-49-amd64", &Results::in_folder(folder.path()))
+    }
+
+    #[test]
+    fn a_good_guest_passes_with_the_first_available_rung() {
+        let outcome = outcome(&guest());
+        assert_eq!(outcome.failures, Vec::<String>::new());
+        assert_eq!(outcome.rungs["cpu"], "cpu-clock");
+        assert_eq!(outcome.instructions["cpu_sample"], 812);
+        assert_eq!(outcome.hotplug, Some(true));
+    }
+
+    #[test]
+    fn an_event_without_samples_fails() {
+        let folder = guest();
+        step(
+            &folder,
+            "top-io",
+            0,
+            &TOP.replace("\"samples\": 9", "\"samples\": 0"),
+        );
+        assert_eq!(outcome(&folder).failures, ["io: no samples"]);
+    }
+
+    #[test]
+    fn a_ledger_that_does_not_add_up_fails() {
+        let folder = guest();
+        step(&folder, "top-cpu", 0, &TOP.replacen("true", "false", 1));
+        assert_eq!(
+            outcome(&folder).failures,
+            ["cpu: the ledger does not add up"]
+        );
+    }
+
+    #[test]
+    fn a_disk_faster_than_it_can_be_fails() {
+        let folder = guest();
+        step(&folder, "top-io", 0, &TOP.replace("46000000", "44000000"));
+        let failures = outcome(&folder).failures;
+        assert!(
+            failures[0].starts_with("io: a request takes 4888889 ns"),
+            "{failures:?}"
+        );
+    }
+
+    #[test]
+    fn a_failed_capture_fails_with_its_message() {
+        let folder = guest();
+        step(&folder, "record", 1, "");
+        assert_eq!(outcome(&folder).failures, ["record: exit code 1; why"]);
+    }
+
+    #[test]
+    fn an_event_without_a_rung_fails() {
+        let folder = guest();
+        step(
+            &folder,
+            "doctor",
+            0,
+            &DOCTOR.replace(
+                r#""btf", "available": true}"#,
+                r#""btf", "available": false}"#,
+            ),
+        );
+        assert_eq!(outcome(&folder).failures, ["io: no rung available"]);
+    }
+
+    #[test]
+    fn another_kernel_than_asked_for_fails() {
+        let folder = guest();
+        step(&folder, "uname", 0, "5.10\n");
+        assert!(!outcome(&folder).passed());
+    }
+
+    #[test]
+    fn a_guest_that_died_early_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let outcome = outcome(&folder);
+        assert!(
+            outcome
+                .failures
+                .contains(&"the guest did not reach its script".to_owned())
+        );
+        assert!(
+            outcome
+                .failures
+                .contains(&"cpu: `profiler top` did not end".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_processor_that_is_not_sampled_again_fails() {
+        let folder = guest();
+        // One processor for 10 s, the other for the 4 s until it went.
+        step(&folder, "hotplug-top", 0, &HOTPLUG.replace("1870", "1386"));
+        let outcome = outcome(&folder);
+        assert_eq!(outcome.hotplug, Some(false));
+        assert_eq!(
+            outcome.failures,
+            ["hotplug: 1386 ticks: 1881 with the processor that came back, 1386 without"]
+        );
+    }
+
+    #[test]
+    fn hotplug_outside_the_capture_proves_nothing_and_fails() {
+        let folder = guest();
+        step(&folder, "hotplug-off", 0, "999999999\n");
+        assert_eq!(outcome(&folder).hotplug, Some(false));
+    }
+
+    #[test]
+    fn a_machine_without_hotplug_is_not_judged() {
+        let folder = guest();
+        fs::remove_file(folder.path().join("hotplug-off.code")).unwrap();
+        let outcome = outcome(&folder);
+        assert_eq!((outcome.hotplug, outcome.passed()), (None, true));
+    }
+}

@@ -51,6 +51,17 @@ fn map_memory(info: &str) -> Option<(u64, u64)> {
     Some((number("map_id:")?, number("memlock:")?))
 }
 
+/// Gives memory that the allocator holds, but nobody uses, back to the host.
+/// Arming and finishing a session need tens of megabytes for moments: the
+/// kernel's type information, symbol tables, the capture.
+pub fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes and returns integers; the allocator locks itself.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -202,14 +202,16 @@ pub fn run(
     client.report(pb::Phase::Arming)?;
     let cpu_before_ns = own_cost::cpu_ns();
     let mut session = Session::arm(control, settings)?;
+    own_cost::release_memory();
     client.report(pb::Phase::Armed)?;
     let end_reason = session.capture(&client)?;
     client.report(pb::Phase::Finishing)?;
     let capture = session.finish(end_reason, cpu_before_ns)?;
     client.deliver(&capture)?;
-    Ok(SessionSummary {
-        ledger: capture.ledger,
-    })
+    let ledger = capture.ledger.clone();
+    drop(capture);
+    own_cost::release_memory();
+    Ok(SessionSummary { ledger })
 }
 
 /// The one who started the session.

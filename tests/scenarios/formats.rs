@@ -28,7 +28,7 @@ pub(crate) fn directory_has_every_format(lab: &Lab) -> Result<()> {
         expected.extend(["svg", "folded", "pb.gz"].map(|ending| format!("{event}.{ending}")));
         check_svg(&path("svg"), &reading.capture.facts.host)?;
         check_folded(&path("folded"), event, &reading)?;
-        check_pprof(&path("pb.gz"), event)?;
+        check_pprof(lab, &path("pb.gz"), event)?;
     }
     let found = names(&folder)?;
     println!("{}", found.iter().cloned().collect::<Vec<_>>().join(" "));
@@ -120,7 +120,7 @@ fn check_folded(path: &Path, event: Event, reading: &Reading) -> Result<()> {
 }
 
 /// It unpacks, and pprof itself reads it where Go is installed.
-fn check_pprof(path: &Path, event: Event) -> Result<()> {
+fn check_pprof(lab: &Lab, path: &Path, event: Event) -> Result<()> {
     let mut message = Vec::new();
     flate2::read::GzDecoder::new(fs::File::open(path)?).read_to_end(&mut message)?;
     ensure!(!message.is_empty());
@@ -135,9 +135,9 @@ fn check_pprof(path: &Path, event: Event) -> Result<()> {
     pprof
         .args(["tool", "pprof", "-top", "-nodecount=5"])
         .arg(path);
-    // Its answers may not depend on what else is there.
+    // It writes settings to its home, and looks for binaries.
     pprof
-        .env("HOME", path.parent().unwrap_or(path))
+        .env("HOME", lab.folder()?)
         .env("PPROF_BINARY_PATH", "/nonexistent");
     let done = run(&mut pprof)?;
     if done.stderr.contains("no such tool") {
@@ -181,7 +181,7 @@ pub(crate) fn single_files_and_default_name(lab: &Lab) -> Result<()> {
     let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
     check_svg(&folder.join("cpu.svg"), host.trim())?;
     folded_lines(&fs::read_to_string(folder.join("cpu.folded"))?)?;
-    check_pprof(&folder.join("cpu.pb.gz"), Event::Cpu)?;
+    check_pprof(lab, &folder.join("cpu.pb.gz"), Event::Cpu)?;
 
     let elsewhere = lab.folder()?;
     let mut record = lab.profiler(["record", "-e", "cpu", "-d", "300ms", "--socket"])?;

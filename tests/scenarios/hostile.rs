@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use profiler_tests::{Agent, Lab, Workload, folded_lines, run};
 
 /// 15 bytes, as long as the kernel keeps: a separator, a whole forged line, and a terminal code.
-const COMM: &str = "a;b 9\n\u{1b}[31mz 7";
+const COMM: &str = "a;bc 9\n\u{1b}[31mz 7";
 /// Of a file that code is mapped from.
 const FILE: &str = "x;forged 1\nmain;forged 99\u{1b}]0;t\u{7}<&\">";
 

@@ -167,6 +167,8 @@ fn trial(name: &str, test: Test, lab: &Arc<Lab>, obstacle: Option<&str>) -> Tria
 }
 
 fn run(name: &str, test: Test, lab: &Lab) -> Result<Completion, Failed> {
+    // Off the line that names the test.
+    println!();
     match test(lab) {
         Ok(()) => Ok(Completion::Completed),
         Err(error) => match error.downcast_ref::<Skipped>() {
@@ -174,7 +176,7 @@ fn run(name: &str, test: Test, lab: &Lab) -> Result<Completion, Failed> {
                 println!("{name} is ignored: {skipped}");
                 Ok(Completion::ignored_with(skipped))
             }
-            None => Err(format!("{error:?}").into()),
+            None => Err(format!("{error:#}").into()),
         },
     }
 }

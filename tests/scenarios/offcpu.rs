@@ -79,8 +79,16 @@ fn exact_and_sampled(lab: &Lab, rung: &str) -> Result<()> {
 /// The account of a thread against what it recorded; returns the truth.
 fn check_account(reading: &Reading, truth: &Truth, comm: &str) -> Result<f64> {
     let account = reading.account(truth.tid(comm)?)?;
-    let blocked_ns = truth.thread_sum(comm, reading.window).blocked_ns();
+    let sum = truth.thread(comm, reading.window)?;
+    let blocked_ns = sum.blocked_ns();
     let off = account.blocked_ns as f64 / blocked_ns - 1.0;
+    println!(
+        "{comm}: exact (in truth) on CPU {:.2} ({:.2}), runnable {:.2} ({:.2}) ms",
+        account.on_cpu_ns as f64 / 1e6,
+        sum.cpu_ns / 1e6,
+        account.runnable_ns as f64 / 1e6,
+        sum.runnable_ns / 1e6
+    );
     println!(
         "{comm}: blocked {:.2} ms exact, {:.2} ms in truth: {:+.3} %; {} waits",
         account.blocked_ns as f64 / 1e6,
@@ -202,7 +210,7 @@ pub(crate) fn runnable_when_two_share_a_cpu(lab: &Lab) -> Result<()> {
         let (_, total_delay_ns) = schedstat(spinner.pid(), spinner.pid())?;
         let truth = spinner.finish()?;
         let account = reading.account(truth.tid(comm)?)?;
-        let runnable_ns = truth.thread_sum(comm, reading.window).runnable_ns;
+        let runnable_ns = truth.thread(comm, reading.window)?.runnable_ns;
         let off = (account.runnable_ns as f64 - runnable_ns) / reading.window.length_ns() as f64;
         println!(
             "{comm}: runnable {:.1} ms, {:.1} ms in truth (off by {:+.3} % of the window), {} times; on CPU {:.1} ms",

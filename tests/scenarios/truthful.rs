@@ -38,7 +38,7 @@ fn check(lab: &Lab, name: &str, threads: &[&str]) -> Result<()> {
         };
         let window = Window { start_ns, end_ns };
         let kernel = window.length_ns() as f64 - ((cpu_1 - cpu_0) + (delay_1 - delay_0)) as f64;
-        let sum = truth.thread_sum(comm, window);
+        let sum = truth.thread(comm, window)?;
         let off = 100.0 * (sum.blocked_ns() - kernel) / window.length_ns() as f64;
         println!(
             "{name}/{comm}: blocked {:.1} ms, the scheduler says {:.1} ms: {off:+.2} % of the window",

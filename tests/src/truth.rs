@@ -26,11 +26,20 @@ struct ThreadTruth {
 #[derive(Clone, Debug, Deserialize)]
 struct Span {
     name: String,
-    start_ns: u64,
-    end_ns: u64,
-    cpu_ns: u64,
-    runnable_ns: u64,
     bytes: u64,
+    start: Clocks,
+    end: Clocks,
+}
+
+/// A thread's clocks at one moment, nanoseconds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Clocks {
+    /// CLOCK_MONOTONIC.
+    time_ns: u64,
+    /// CPU time so far.
+    cpu_ns: u64,
+    /// Time spent waiting for a CPU so far.
+    delay_ns: u64,
 }
 
 /// A stretch of time, nanoseconds of CLOCK_MONOTONIC.
@@ -42,18 +51,18 @@ pub struct Window {
     pub end_ns: u64,
 }
 
-/// Spans of one name in a window.
+/// What a thread did in a window, or in its spans of one name.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sum {
-    /// How many lie in the window whole.
+    /// Spans that lie in the window whole.
     pub whole: u64,
     /// Bytes of those that end in the window.
     pub bytes: u64,
-    /// How long they took, nanoseconds; spans on the edge in part.
+    /// How long it took, nanoseconds; spans on the edge in part.
     pub wall_ns: f64,
-    /// CPU time in them.
+    /// CPU time in it.
     pub cpu_ns: f64,
-    /// Waiting for a CPU in them.
+    /// Waiting for a CPU in it.
     pub runnable_ns: f64,
 }
 
@@ -89,13 +98,15 @@ impl Window {
 
     /// The part of a span that lies in the window, 0 to 1.
     fn part_of(&self, span: &Span) -> f64 {
-        let length = span.end_ns.saturating_sub(span.start_ns);
-        let end = self.end_ns.min(span.end_ns);
-        let inside = end.saturating_sub(self.start_ns.max(span.start_ns));
-        if length == 0 {
+        let (start_ns, end_ns) = (span.start.time_ns, span.end.time_ns);
+        let inside = self
+            .end_ns
+            .min(end_ns)
+            .saturating_sub(self.start_ns.max(start_ns));
+        if end_ns <= start_ns {
             0.0
         } else {
-            inside as f64 / length as f64
+            inside as f64 / (end_ns - start_ns) as f64
         }
     }
 }
@@ -127,31 +138,60 @@ impl Truth {
 
     /// What all spans with a name come to in a window, whichever thread they are of.
     pub fn sum(&self, name: &str, window: Window) -> Sum {
+        let mut sum = Sum::default();
         let spans = self.threads.iter().flat_map(|thread| &thread.spans);
-        sum(spans.filter(|span| span.name == name), window)
+        for span in spans.filter(|span| span.name == name) {
+            let part = window.part_of(span);
+            let passed = |clock: fn(&Clocks) -> u64| {
+                part * clock(&span.end).saturating_sub(clock(&span.start)) as f64
+            };
+            sum.whole += u64::from(part >= 1.0);
+            sum.wall_ns += passed(|clocks| clocks.time_ns);
+            sum.cpu_ns += passed(|clocks| clocks.cpu_ns);
+            sum.runnable_ns += passed(|clocks| clocks.delay_ns);
+            if part > 0.0 && span.end.time_ns <= window.end_ns {
+                sum.bytes += span.bytes;
+            }
+        }
+        sum
     }
 
-    /// What all spans of the thread with a name come to in a window.
-    pub fn thread_sum(&self, comm: &str, window: Window) -> Sum {
-        let threads = self.threads.iter().filter(|thread| thread.comm == comm);
-        sum(threads.flat_map(|thread| &thread.spans), window)
+    /// What the thread with a name did in a window, in its spans and between them.
+    ///
+    /// # Errors
+    /// Fails where its spans do not cover the window.
+    pub fn thread(&self, comm: &str, window: Window) -> Result<Sum> {
+        let threads = self.threads.iter();
+        let spans = threads
+            .filter(|thread| thread.comm == comm)
+            .flat_map(|thread| &thread.spans);
+        let clocks: Vec<_> = spans.flat_map(|span| [span.start, span.end]).collect();
+        let at = |time_ns| {
+            interpolate(&clocks, time_ns).with_context(|| {
+                format!("the spans of {comm} do not reach both ends of the window {window:?}")
+            })
+        };
+        let (start, end) = (at(window.start_ns)?, at(window.end_ns)?);
+        Ok(Sum {
+            whole: 0,
+            bytes: 0,
+            wall_ns: window.length_ns() as f64,
+            cpu_ns: end.0 - start.0,
+            runnable_ns: end.1 - start.1,
+        })
     }
 }
 
-fn sum<'a>(spans: impl Iterator<Item = &'a Span>, window: Window) -> Sum {
-    let mut sum = Sum::default();
-    for span in spans {
-        let part = window.part_of(span);
-        let length = span.end_ns.saturating_sub(span.start_ns);
-        sum.whole += u64::from(part >= 1.0);
-        sum.wall_ns += part * length as f64;
-        sum.cpu_ns += part * span.cpu_ns as f64;
-        sum.runnable_ns += part * span.runnable_ns as f64;
-        if part > 0.0 && span.end_ns <= window.end_ns {
-            sum.bytes += span.bytes;
-        }
-    }
-    sum
+/// CPU time and run delay at a moment between two readings of the clocks, which are in order.
+fn interpolate(clocks: &[Clocks], time_ns: u64) -> Option<(f64, f64)> {
+    let after = clocks.partition_point(|clocks| clocks.time_ns <= time_ns);
+    let (before, after) = (clocks.get(after.checked_sub(1)?)?, clocks.get(after)?);
+    let passed = (time_ns - before.time_ns) as f64 / (after.time_ns - before.time_ns) as f64;
+    let between = |from: u64, to: u64| from as f64 + passed * to.saturating_sub(from) as f64;
+    Some((
+        between(before.cpu_ns, after.cpu_ns),
+        between(before.delay_ns, after.delay_ns),
+    ))
 }
 
 #[cfg(test)]
@@ -159,37 +199,48 @@ mod tests {
     use super::*;
 
     const TRUTH: &str = r#"{"pid": 7, "threads": [{"tid": 8, "comm": "one", "spans": [
-        {"name": "a", "start_ns": 100, "end_ns": 200, "cpu_ns": 20, "runnable_ns": 10, "bytes": 5},
-        {"name": "a", "start_ns": 300, "end_ns": 500, "cpu_ns": 40, "runnable_ns": 0, "bytes": 7},
-        {"name": "b", "start_ns": 500, "end_ns": 600, "cpu_ns": 100, "runnable_ns": 0, "bytes": 0}]}]}"#;
+        {"name": "a", "bytes": 5, "start": {"time_ns": 100, "cpu_ns": 10, "delay_ns": 0},
+            "end": {"time_ns": 200, "cpu_ns": 30, "delay_ns": 10}},
+        {"name": "a", "bytes": 7, "start": {"time_ns": 300, "cpu_ns": 30, "delay_ns": 60},
+            "end": {"time_ns": 500, "cpu_ns": 70, "delay_ns": 60}},
+        {"name": "b", "bytes": 0, "start": {"time_ns": 500, "cpu_ns": 70, "delay_ns": 60},
+            "end": {"time_ns": 600, "cpu_ns": 170, "delay_ns": 60}}]}]}"#;
+
+    fn truth() -> Truth {
+        serde_json::from_str(TRUTH).unwrap()
+    }
+
+    fn window(start_ns: u64, end_ns: u64) -> Window {
+        Window { start_ns, end_ns }
+    }
 
     #[test]
     fn spans_on_the_edge_count_in_part() {
-        let truth: Truth = serde_json::from_str(TRUTH).unwrap();
-        let window = Window {
-            start_ns: 150,
-            end_ns: 1000,
-        };
-        let sum = truth.sum("a", window);
+        let sum = truth().sum("a", window(150, 1000));
         assert_eq!((sum.whole, sum.bytes), (1, 12));
         assert_eq!(
             (sum.wall_ns, sum.cpu_ns, sum.runnable_ns),
             (250.0, 50.0, 5.0)
         );
         assert_eq!(sum.blocked_ns(), 195.0);
-        assert_eq!(truth.thread_sum("one", window).wall_ns, 350.0);
-        assert_eq!(truth.tid("one").unwrap(), 8);
-        truth.tid("two").unwrap_err();
     }
 
     #[test]
     fn a_span_that_is_not_over_has_no_bytes_yet() {
-        let truth: Truth = serde_json::from_str(TRUTH).unwrap();
-        let window = Window {
-            start_ns: 0,
-            end_ns: 400,
-        };
-        assert_eq!(truth.sum("a", window).bytes, 5);
-        assert_eq!(truth.sum("b", window), Sum::default());
+        assert_eq!(truth().sum("a", window(0, 400)).bytes, 5);
+        assert_eq!(truth().sum("b", window(0, 400)), Sum::default());
+    }
+
+    #[test]
+    fn a_thread_counts_between_its_spans_too() {
+        let sum = truth().thread("one", window(150, 450)).unwrap();
+        assert_eq!(
+            (sum.wall_ns, sum.cpu_ns, sum.runnable_ns),
+            (300.0, 40.0, 55.0)
+        );
+        truth().thread("one", window(50, 450)).unwrap_err();
+        truth().thread("one", window(150, 601)).unwrap_err();
+        assert_eq!(truth().tid("one").unwrap(), 8);
+        truth().tid("two").unwrap_err();
     }
 }

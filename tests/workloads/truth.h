@@ -1,8 +1,8 @@
 /* What every workload shares: it records what it did in spans, and writes them down as JSON when it is told to end.
  *
- * A span is one piece of work or one wait of one thread: when it began and ended (CLOCK_MONOTONIC), how much CPU the
- * thread got meanwhile (its CPU clock) and how long it waited for a CPU (the kernel's own count of its run delay). The
- * test clips the spans to the window of a capture, so what it compares with is what happened, not what was planned.
+ * A span is one piece of work or one wait of one thread: when it began and ended (CLOCK_MONOTONIC), and at both ends how
+ * much CPU the thread had had (its CPU clock) and how long it had waited for one (the kernel's count of its run delay).
+ * The test clips the spans to the window of a capture, so what it compares with is what happened, not what was planned.
  *
  *   main:  truth_begin(); threads and work until truth_stopped(); truth_write();
  *
@@ -38,9 +38,15 @@
 #define MAX_THREADS 64
 #define LIFETIME_SECONDS 120
 
+/* At one end of a span. */
+struct reading {
+    uint64_t time_ns, cpu_ns, delay_ns;
+};
+
 struct span {
     const char *name;
-    uint64_t start_ns, end_ns, cpu_ns, runnable_ns, bytes;
+    struct reading start, end;
+    uint64_t bytes;
 };
 
 struct thread_truth {
@@ -107,21 +113,24 @@ static UNUSED uint64_t run_delay_ns(void) {
     return strtoull(second, NULL, 10);
 }
 
-/* The clock that a span begins or ends with is read next to the work, the others outside. */
+/* The clock that a span begins or ends with is read next to the work. Reading the CPU clock makes the scheduler look
+ * whether the thread has had its share, and take the CPU away if so: once before the run delay is read at the begin, and
+ * only after it at the end, so that this wait is not taken for one in the span. */
 static UNUSED void span_begin(const char *name) {
     struct span *span = &truth_mine->spans[truth_mine->used];
     span->name = name;
-    span->runnable_ns = run_delay_ns();
-    span->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
-    span->start_ns = clock_ns(CLOCK_MONOTONIC);
+    clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    span->start.delay_ns = run_delay_ns();
+    span->start.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    span->start.time_ns = clock_ns(CLOCK_MONOTONIC);
 }
 
 static UNUSED void span_end(uint64_t bytes) {
     uint64_t now = clock_ns(CLOCK_MONOTONIC);
     struct span *span = &truth_mine->spans[truth_mine->used];
-    span->end_ns = now;
-    span->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - span->cpu_ns;
-    span->runnable_ns = run_delay_ns() - span->runnable_ns;
+    span->end.time_ns = now;
+    span->end.delay_ns = run_delay_ns();
+    span->end.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
     span->bytes = bytes;
     if (truth_mine->used < MAX_SPANS - 1) truth_mine->used++;
 }
@@ -150,6 +159,11 @@ static inline UNUSED void wait_for_stop(void) {
     while (!truth_stopped()) sleep_ns(20000000);
 }
 
+static UNUSED void write_reading(FILE *file, const char *name, const struct reading *reading) {
+    fprintf(file, ",\"%s\":{\"time_ns\":%" PRIu64 ",\"cpu_ns\":%" PRIu64 ",\"delay_ns\":%" PRIu64 "}", name,
+            reading->time_ns, reading->cpu_ns, reading->delay_ns);
+}
+
 /* Writes what all threads recorded to the file that TRUTH names. Other threads have ended. */
 static UNUSED void truth_write(void) {
     const char *path = getenv("TRUTH");
@@ -162,11 +176,10 @@ static UNUSED void truth_write(void) {
         fprintf(file, "%s{\"tid\":%d,\"comm\":\"%s\",\"spans\":[", i ? "," : "", (int)thread->tid, thread->comm);
         for (size_t s = 0; s < thread->used; s++) {
             struct span *span = &thread->spans[s];
-            fprintf(file,
-                    "%s\n{\"name\":\"%s\",\"start_ns\":%" PRIu64 ",\"end_ns\":%" PRIu64 ",\"cpu_ns\":%" PRIu64
-                    ",\"runnable_ns\":%" PRIu64 ",\"bytes\":%" PRIu64 "}",
-                    s ? "," : "", span->name, span->start_ns, span->end_ns, span->cpu_ns, span->runnable_ns,
-                    span->bytes);
+            fprintf(file, "%s\n{\"name\":\"%s\",\"bytes\":%" PRIu64, s ? "," : "", span->name, span->bytes);
+            write_reading(file, "start", &span->start);
+            write_reading(file, "end", &span->end);
+            fprintf(file, "}");
         }
         fprintf(file, "]}");
     }
@@ -174,8 +187,11 @@ static UNUSED void truth_write(void) {
     if (fclose(file)) truth_fail(path);
 }
 
-/* Work that takes CPU and nothing else; always part of the function that calls it. */
-static inline __attribute__((always_inline)) uint64_t churn(uint64_t value, unsigned rounds) {
+/* Work that takes CPU and nothing else; always part of the function that calls it. Something stays on the stack, else
+ * gcc sets up no frame in a function that calls nothing, whatever its flags say. */
+static inline __attribute__((always_inline)) uint64_t churn(uint64_t start, unsigned rounds) {
+    volatile uint64_t kept = start;
+    uint64_t value = kept;
     for (unsigned i = 0; i < rounds; i++) value = (value ^ (value >> 29)) * 0xbf58476d1ce4e5b9u + i;
     return value;
 }

@@ -1,6 +1,6 @@
 /* Threads that wait for a known time, each in its own function below THREAD_body -> enter_wait:
  *   naps       nap            nanosleep of 20 ms
- *   short_naps short_nap      nanosleep of 0.2 ms
+ *   short_naps short_nap      nanosleep of 0.4 ms
  *   locks      take_lock      a mutex that thread `lock_holder` holds for 30 ms
  *   pipes      read_pipe      a pipe that thread `pipe_feeder` writes to every 25 ms
  *   polls      poll_nothing   poll with a timeout of 15 ms
@@ -28,7 +28,7 @@ FRAME void nap(void) {
 }
 
 FRAME void short_nap(void) {
-    sleep_ns(200000);
+    sleep_ns(400000);
     truth_sink++;
 }
 

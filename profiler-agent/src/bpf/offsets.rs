@@ -82,6 +82,7 @@ pub fn kernel_offsets(btf: &KernelBtf) -> Result<Offsets, BtfError> {
         kernfs_node_id: btf.offset("kernfs_node", "id")?,
         rq_data_len: btf.offset("request", "__data_len")?,
         rq_cmd_flags: btf.offset("request", "cmd_flags")?,
+        rq_preflush: 1 << btf.enumerator("req_flag_bits", "__REQ_PREFLUSH")?,
         rq_disk_or_queue,
         queue_disk,
         disk_major: btf.offset("gendisk", "major")?,

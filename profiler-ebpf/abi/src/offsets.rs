@@ -51,6 +51,8 @@ pub struct Offsets {
     pub rq_data_len: u64,
     /// `request.cmd_flags`.
     pub rq_cmd_flags: u64,
+    /// `REQ_PREFLUSH`: the mask of that bit in `cmd_flags`.
+    pub rq_preflush: u64,
     /// From `request` to the pointer that leads to the disk: `rq_disk`
     /// (a `gendisk *`) or `q` (a `request_queue *`, see `queue_disk`).
     pub rq_disk_or_queue: u64,
@@ -103,6 +105,7 @@ impl Offsets {
         kernfs_node_id: 0xffff_0012,
         rq_data_len: 0xffff_0013,
         rq_cmd_flags: 0xffff_0014,
+        rq_preflush: 0xffff_0021,
         rq_disk_or_queue: 0xffff_0015,
         queue_disk: 0xffff_0016,
         disk_major: 0xffff_0017,
@@ -116,4 +119,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 32 * 8);
+const _: () = assert!(size_of::<Offsets>() == 33 * 8);

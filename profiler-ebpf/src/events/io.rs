@@ -10,7 +10,8 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use profiler_abi::{
-    Counter, IO_BUCKETS, Identity, IoKey, IoSample, IoTotals, KIND_IO, RecordHeader, StackIds,
+    Control, Counter, IO_BUCKETS, Identity, IoKey, IoSample, IoTotals, KIND_IO, RecordHeader,
+    StackIds,
 };
 
 use crate::{
@@ -42,6 +43,10 @@ struct Request {
 #[map]
 static REQUESTS: HashMap<u64, Request> = HashMap::with_max_entries(8192, 0);
 
+/// Disk -> the last request that asked it for a flush.
+#[map]
+static FLUSHERS: HashMap<(u32, u32), Request> = HashMap::with_max_entries(64, 0);
+
 /// Exact totals by device and operation.
 #[map]
 static IO_TOTALS: HashMap<IoKey, IoTotals> = HashMap::with_max_entries(256, 0);
@@ -62,6 +67,8 @@ const ALWAYS: u64 = 1 << 32;
 
 /// `REQ_OP_BITS` (include/linux/blk_types.h): the operation is in the low byte.
 const OPERATION_MASK: u32 = 0xff;
+/// `REQ_OP_FLUSH`.
+const OPERATION_FLUSH: u32 = 2;
 
 /// A field of a `struct request`.
 #[inline(always)]
@@ -76,52 +83,56 @@ fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// The disk a request goes to and what it asks for. Requests without a disk
-/// (passthrough) have device 0:0.
+/// Major and first minor number of the disk a request goes to. Requests without
+/// a disk (passthrough) have 0:0.
 #[inline(always)]
-fn key_of(request: u64) -> IoKey {
+fn disk_of(request: u64) -> (u32, u32) {
     // SAFETY: reads constants.
     unsafe {
         let mut disk: u64 = field(request, offset!(rq_disk_or_queue));
         if offset!(queue_disk) != u64::MAX && disk != 0 {
             disk = field(disk, offset!(queue_disk));
         }
-        let (major, minor) = if disk == 0 {
-            (0, 0)
-        } else {
-            (
-                field(disk, offset!(disk_major)),
-                field(disk, offset!(disk_first_minor)),
-            )
-        };
-        IoKey {
-            major,
-            minor,
-            operation: field::<u32>(request, offset!(rq_cmd_flags)) & OPERATION_MASK,
-            pad: 0,
+        if disk == 0 {
+            return (0, 0);
         }
+        (
+            field(disk, offset!(disk_major)),
+            field(disk, offset!(disk_first_minor)),
+        )
     }
 }
 
-/// A request is made, queued, or, where neither was seen, issued: remembers
-/// when, by whom and from where. Returns whether it belongs to a target.
+/// The disk a request goes to and what it asks for.
 #[inline(always)]
-fn begin(ctx: &BtfTracePointContext, request: u64, scratch: Scratch, queued: bool) {
-    let Some(session) = session() else {
-        return;
-    };
+fn key_of(request: u64) -> IoKey {
+    let (major, minor) = disk_of(request);
+    IoKey {
+        major,
+        minor,
+        // SAFETY: reads a constant.
+        operation: field::<u32>(request, unsafe { offset!(rq_cmd_flags) }) & OPERATION_MASK,
+        pad: 0,
+    }
+}
+
+/// A request is made, queued, or, where neither was seen, issued: who does it,
+/// from where and when. `None`: not for a target.
+#[inline(always)]
+fn describe(
+    ctx: &BtfTracePointContext,
+    session: &Control,
+    scratch: Scratch,
+    queued: bool,
+) -> Option<&'static Request> {
     let task = Task::current();
     if !admit(task) {
-        // The entry of a request that had this address before must not live on.
-        forget(request);
         count(Counter::IoObserved);
         count(Counter::IoFiltered);
-        return;
+        return None;
     }
     // Slots 1 and 2; completion has 0.
-    let Some(place) = IO_SCRATCH.get_ptr_mut(scratch as u32 - Scratch::IoStart as u32 + 1) else {
-        return;
-    };
+    let place = IO_SCRATCH.get_ptr_mut(scratch as u32 - Scratch::IoStart as u32 + 1)?;
     // SAFETY: per-CPU memory of this kind of program.
     let entry = unsafe { &mut (*place).request };
     // SAFETY: a helper without arguments.
@@ -141,7 +152,13 @@ fn begin(ctx: &BtfTracePointContext, request: u64, scratch: Scratch, queued: boo
     entry.queued_ns = if queued { now() } else { 0 };
     entry.issued_ns = 0;
     entry.bytes = 0;
-    if REQUESTS.insert(&request, &*entry, 0).is_err() {
+    Some(entry)
+}
+
+/// Remembers a request until it completes.
+#[inline(always)]
+fn remember(request: u64, entry: &Request) {
+    if REQUESTS.insert(&request, entry, 0).is_err() {
         count(Counter::IoObserved);
         count(Counter::IoCounted);
         count(Counter::IoLostTracking);
@@ -154,11 +171,46 @@ fn forget(request: u64) {
     REQUESTS.remove(&request).ok();
 }
 
+/// The first that is seen of a request.
+#[inline(always)]
+fn begin(ctx: &BtfTracePointContext, request: u64) {
+    let Some(session) = session() else {
+        return;
+    };
+    let entry = describe(ctx, session, Scratch::IoStart, true);
+    match entry {
+        Some(entry) => remember(request, entry),
+        // The entry of a request that had this address before must not live on.
+        None => forget(request),
+    }
+    // SAFETY: reads constants.
+    let (flags, preflush) = unsafe {
+        (
+            field::<u32>(request, offset!(rq_cmd_flags)),
+            offset!(rq_preflush),
+        )
+    };
+    if u64::from(flags) & preflush != 0 {
+        note_flusher(&disk_of(request), entry);
+    }
+}
+
+/// A request that asks for a flush first. The kernel makes a request of its own
+/// of that, often in a worker thread, and one for several who ask: it is put
+/// down to the last of them. Failures leave it to the thread that issues it.
+#[inline(always)]
+fn note_flusher(disk: &(u32, u32), entry: Option<&Request>) {
+    match entry {
+        Some(entry) => FLUSHERS.insert(disk, entry, 0).ok(),
+        None => FLUSHERS.remove(disk).ok(),
+    };
+}
+
 /// `TP_PROTO(struct request *rq)`, Linux 6.5: the thread that submits makes a
 /// request of its bio.
 #[btf_tracepoint(function = "block_io_start")]
 pub fn block_io_start(ctx: BtfTracePointContext) -> i32 {
-    begin(&ctx, ctx.arg::<u64>(0), Scratch::IoStart, true);
+    begin(&ctx, ctx.arg::<u64>(0));
     0
 }
 
@@ -177,46 +229,54 @@ fn request_argument(ctx: &BtfTracePointContext) -> u64 {
 /// seen of a request before Linux 6.5.
 #[btf_tracepoint(function = "block_rq_insert")]
 pub fn block_rq_insert(ctx: BtfTracePointContext) -> i32 {
-    begin(&ctx, request_argument(&ctx), Scratch::IoStart, true);
+    begin(&ctx, request_argument(&ctx));
     0
 }
 
-/// `TP_PROTO(struct request *rq)`: goes to the device.
+/// `TP_PROTO(struct request *rq)`: goes to the device. A request that is
+/// remembered may be issued again, which begins its device time anew.
 #[btf_tracepoint(function = "block_rq_issue")]
 pub fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
-    if session().is_none() {
+    let Some(session) = session() else {
         return 0;
-    }
+    };
     let request = request_argument(&ctx);
-    if !is_open(request) {
-        // A flush, or a request that bypassed the scheduler.
-        begin(&ctx, request, Scratch::IoIssue, false);
+    let key = key_of(request);
+    if REQUESTS.get_ptr(&request).is_none() {
+        begin_at_issue(&ctx, session, request, &key);
     }
     if let Some(entry) = REQUESTS.get_ptr_mut(&request) {
         // SAFETY: map memory; a request is issued by one CPU at a time.
         let entry = unsafe { &mut *entry };
         entry.issued_ns = now();
-        entry.key = key_of(request);
+        entry.key = key;
         // SAFETY: reads a constant.
         entry.bytes = u64::from(field::<u32>(request, unsafe { offset!(rq_data_len) }));
     }
     0
 }
 
-/// Whether the request is remembered and has not been issued: an entry that
-/// was issued belongs to an earlier request at the same address, or is issued
-/// again, which begins its device time anew.
+/// A flush, or a request that bypassed what is seen earlier.
 #[inline(always)]
-fn is_open(request: u64) -> bool {
-    REQUESTS.get_ptr(&request).is_some()
+fn begin_at_issue(ctx: &BtfTracePointContext, session: &Control, request: u64, key: &IoKey) {
+    let disk = (key.major, key.minor);
+    if key.operation == OPERATION_FLUSH
+        && let Some(flusher) = FLUSHERS.get_ptr(&disk)
+    {
+        // SAFETY: map memory, copied at once by the kernel.
+        remember(request, unsafe { &*flusher });
+        FLUSHERS.remove(&disk).ok();
+    } else if let Some(entry) = describe(ctx, session, Scratch::IoIssue, false) {
+        remember(request, entry);
+    }
 }
 
 /// `TP_PROTO(struct request *rq, blk_status_t error, unsigned int nr_bytes)`
 #[btf_tracepoint(function = "block_rq_complete")]
 pub fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
-    let Some(_session) = session() else {
+    if session().is_none() {
         return 0;
-    };
+    }
     let request = ctx.arg::<u64>(0);
     let Some(entry) = REQUESTS.get_ptr(&request) else {
         return 0;

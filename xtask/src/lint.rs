@@ -1,7 +1,5 @@
 //! `cargo xtask lint`: formatting and warnings, of the workspace and of the kernel programs.
 
-use std::process::Command;
-
 use anyhow::Result;
 
 use crate::{ebpf, paths, process, setup};
@@ -13,12 +11,12 @@ pub(crate) struct Args {}
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         process::heading("cargo fmt --check");
-        process::run(format(&mut process::cargo()))?;
-        process::run(
-            format(&mut process::cargo())
-                .arg("--manifest-path")
-                .arg(paths::ebpf_manifest()),
-        )?;
+        for workspace in [".", "profiler-ebpf", "fuzz"] {
+            let manifest = paths::root().join(workspace).join("Cargo.toml");
+            let mut format = process::cargo();
+            format.args(["fmt", "--all", "--check", "--manifest-path"]);
+            process::run(format.arg(manifest))?;
+        }
         let toolchain = setup::ensure()?;
         process::heading("kernel programs without warnings");
         ebpf::build(&toolchain, &DENY_WARNINGS)?;
@@ -37,7 +35,3 @@ impl Args {
 
 /// Cargo replays the warnings of what is already built, so nothing is compiled again for this.
 const DENY_WARNINGS: [&str; 3] = ["-Zwarnings", "--config", "build.warnings=\"deny\""];
-
-fn format(cargo: &mut Command) -> &mut Command {
-    cargo.args(["fmt", "--all", "--check"])
-}

@@ -1,19 +1,28 @@
 //! `record -- COMMAND`, and ending a capture by hand.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use profiler_proto::{EndReason, Event};
-use profiler_tests::{Agent, Lab, Reading, Running, Workload, run};
+use profiler_tests::{Agent, Lab, Reading, Running, Stack, Workload, run};
 use rustix::process::Signal;
 
 /// Of the CPU time that the children used, which is short and in many pieces.
 const CPU_TOLERANCE: f64 = 0.10;
+/// Of the samples of processes that live for 50 ms.
+const NAMED: f64 = 0.9;
+const CHILDREN: usize = 12;
 
 /// No `--socket` here: an agent is started for the command where none listens.
 pub(crate) fn exit_code_and_children(lab: &Lab) -> Result<()> {
     let tree = lab.compile("fork_tree")?;
     let out = lab.folder()?.join("tree.capture");
     let mut record = lab.profiler(["record", "-e", "cpu", "-F", "999", "-o"])?;
-    record.arg(&out).arg("--").arg(&tree).args(["40", "7"]);
+    record
+        .arg(&out)
+        .arg("--")
+        .arg(&tree)
+        .args([&CHILDREN.to_string(), "7"]);
     let done = run(&mut record)?;
     done.expect_code(7)?;
     let (well, cpu_ns) = done.stdout.trim().split_once(' ').with_context(|| {
@@ -32,25 +41,30 @@ pub(crate) fn exit_code_and_children(lab: &Lab) -> Result<()> {
     let reading = Reading::open(&out)?;
     let ledger = reading.ledger(Event::Cpu)?;
     let mut stacks = reading.stacks(Event::Cpu)?;
-    stacks.retain(|s| s.holds(&["main", "grandchild", "grandchild_work"]));
-    ensure!(stacks.iter().all(|stack| stack.comm == "grandchild"));
-    let mut pids: Vec<u32> = stacks.iter().map(|stack| stack.pid).collect();
-    pids.sort_unstable();
-    pids.dedup();
-    let sampled: u64 = stacks.iter().map(|stack| stack.weight).sum();
+    stacks.retain(|stack| stack.comm == "grandchild");
+    let pids: BTreeSet<u32> = stacks.iter().map(|stack| stack.pid).collect();
+    let weight = |keep: &dyn Fn(&Stack) -> bool| {
+        let kept = stacks.iter().filter(|stack| keep(stack));
+        kept.map(|stack| stack.weight as f64).sum::<f64>()
+    };
+    let sampled = weight(&|_| true);
+    let named = weight(&|stack| stack.holds(&["main", "grandchild", "grandchild_work"]));
     let taken = ledger.observed as f64 / ledger.expected as f64;
     println!(
-        "{} of {well} grandchildren sampled, {:.1} ms of their {:.1} ms of CPU time; {:.1} % of ticks taken",
+        "{} of {well} grandchildren sampled, {:.1} ms of their {:.1} ms of CPU time, {:.1} ms with the whole \
+         chain; {:.1} % of ticks taken",
         pids.len(),
-        sampled as f64 / 1e6,
+        sampled / 1e6,
         cpu_ns as f64 / 1e6,
+        named / 1e6,
         100.0 * taken
     );
     ensure!(
-        well == 40 && pids.len() == well,
+        well == CHILDREN && pids.len() == well,
         "children were not followed"
     );
-    ensure!((sampled as f64 / (cpu_ns as f64 * taken) - 1.0).abs() <= CPU_TOLERANCE);
+    ensure!((sampled / (cpu_ns as f64 * taken) - 1.0).abs() <= CPU_TOLERANCE);
+    ensure!(named >= NAMED * sampled, "what children ran has no names");
     let command = reading
         .capture
         .facts
@@ -95,7 +109,8 @@ pub(crate) fn interrupt_ends_early_and_writes(lab: &Lab) -> Result<()> {
     let workload = Workload::start(lab, "spinner", &[])?;
     for signal in [Signal::INT, Signal::TERM] {
         let out = lab.folder()?.join("early.capture");
-        let recording = Running::start(&mut agent.record(lab, &["-d", "100s"], &out)?)?;
+        let recording =
+            Running::start(&mut agent.record(lab, &["-e", "cpu,io", "-d", "100s"], &out)?)?;
         agent.await_capture(lab)?;
         recording.signal(signal)?;
         recording.wait()?.expect_code(0)?;

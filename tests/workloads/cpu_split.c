@@ -48,6 +48,7 @@ int main(void) {
     truth_begin("cpu_split");
     truth_ready();
     serve();
+    truth_thread_end();
     truth_write();
     return 0;
 }

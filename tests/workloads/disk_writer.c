@@ -51,6 +51,7 @@ int main(int count, char **arguments) {
     truth_ready();
     write_blocks(file);
     close(file);
+    truth_thread_end();
     truth_write();
     return 0;
 }

@@ -24,6 +24,7 @@ int main(void) {
     truth_begin("recursion");
     truth_ready();
     dive();
+    truth_thread_end();
     truth_write();
     return 0;
 }

@@ -17,6 +17,7 @@ int main(int count, char **arguments) {
     truth_begin(count > 1 ? arguments[1] : "spinner");
     truth_ready();
     spin();
+    truth_thread_end();
     truth_write();
     return 0;
 }

@@ -71,12 +71,14 @@ FRAME void *naps_body(void *unused) {
         wait_once("nap", nap);
         truth_sink ^= churn(truth_sink, ROUNDS);
     }
+    truth_thread_end();
     return unused;
 }
 
 FRAME void *short_naps_body(void *unused) {
     truth_thread("short_naps");
     while (!truth_stopped()) wait_once("short_nap", short_nap);
+    truth_thread_end();
     return unused;
 }
 
@@ -87,6 +89,7 @@ FRAME void *locks_body(void *unused) {
         pthread_mutex_unlock(&mutex);
         wait_once("let_go", nap);
     }
+    truth_thread_end();
     return unused;
 }
 
@@ -98,6 +101,7 @@ FRAME void *lock_holder_body(void *unused) {
         pthread_mutex_unlock(&mutex);
         sleep_ns(5000000);
     }
+    truth_thread_end();
     return unused;
 }
 
@@ -107,6 +111,7 @@ FRAME void *pipes_body(void *unused) {
         wait_once("read_pipe", read_pipe);
         truth_sink ^= churn(truth_sink, ROUNDS);
     }
+    truth_thread_end();
     return unused;
 }
 
@@ -118,6 +123,7 @@ FRAME void *pipe_feeder_body(void *unused) {
     }
     /* The reader may have gone back to its wait. */
     close(feed[1]);
+    truth_thread_end();
     return unused;
 }
 
@@ -127,12 +133,14 @@ FRAME void *polls_body(void *unused) {
         wait_once("poll_nothing", poll_nothing);
         truth_sink ^= churn(truth_sink, ROUNDS);
     }
+    truth_thread_end();
     return unused;
 }
 
 FRAME void *never_runs_body(void *unused) {
     truth_thread("never_runs");
     wait_once("stay", stay);
+    truth_thread_end();
     return unused;
 }
 

@@ -103,8 +103,9 @@ impl Task {
     /// Whether a CPU runs the task at this moment.
     #[inline(always)]
     pub(crate) fn is_on_cpu(self) -> bool {
+        // An int until Linux 7, then a byte; its low byte serves both.
         // SAFETY: reads a constant.
-        self.read::<u32>(unsafe { offset!(task_on_cpu) }) != 0
+        self.read::<u8>(unsafe { offset!(task_on_cpu) }) != 0
     }
 
     #[inline(always)]

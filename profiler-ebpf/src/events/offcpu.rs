@@ -517,6 +517,9 @@ mod account {
             bytes = walk.len * 8;
             account.header.size += bytes as u32;
         }
+        // SAFETY: reads a local. Volatile, so that the compiler keeps the check
+        // below, which it knows to be true and the verifier of 5.10 does not.
+        let bytes = unsafe { (&raw const bytes).read_volatile() };
         // SAFETY: both sources are valid for the sizes given. A full buffer is
         // the kernel's to handle: it remembers the overflow in `seq`.
         unsafe {

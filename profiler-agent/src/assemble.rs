@@ -75,6 +75,7 @@ impl Assembler<'_> {
         let parts = self.parts;
         let mut samples: Vec<Sample> = parts
             .aggregate
+            .store()
             .samples(event)
             .iter()
             .map(|raw| self.sample(event, raw))
@@ -231,19 +232,16 @@ impl Assembler<'_> {
         let attributes = match self.parts.aggregate.attributes()[index as usize] {
             RawAttributes::None => return AttributesId::default(),
             RawAttributes::Wait { runnable, extent } => self.wait(runnable, extent),
-            RawAttributes::Io {
-                key,
-                bytes,
-                queue_ns,
-            } => {
+            RawAttributes::Io { key, request } => {
                 let device = self.device(key);
                 let operation = self.dictionary.intern_string(operation(key.operation));
-                vec![
-                    Attribute::Device(device),
-                    Attribute::Operation(operation),
-                    Attribute::IoBytes(bytes),
-                    Attribute::QueueNs(queue_ns),
-                ]
+                let mut attributes =
+                    vec![Attribute::Device(device), Attribute::Operation(operation)];
+                if let Some(request) = request {
+                    attributes.push(Attribute::IoBytes(request.bytes));
+                    attributes.push(Attribute::QueueNs(request.queue_ns));
+                }
+                attributes
             }
         };
         let id = self.dictionary.intern_attributes(attributes);

@@ -25,7 +25,7 @@ pub const DEFAULT_FILE: &str = "/etc/profiler/agent.toml";
 /// Each session has its own programs and maps in the kernel.
 pub const DEFAULT_MAX_SESSIONS: MaxSessions = MaxSessions::new(4);
 /// About 100 CPUs at 99 Hz for 100 s.
-pub const DEFAULT_MAX_SAMPLES: MaxSamples = MaxSamples::new(1_000_000);
+pub const DEFAULT_MAX_SAMPLES: MaxSamples = MaxSamples::new(400_000);
 
 const EXAMPLES: &str = "\
 Examples:

@@ -62,10 +62,11 @@ impl LedgerInput<'_> {
             Event::OffCpu => self.offcpu(),
             Event::Io => self.io(),
         };
-        ledger.delivered = self.aggregate.delivered(event);
-        ledger
-            .losses
-            .insert(LossReason::SampleBudget, self.aggregate.over_budget(event));
+        ledger.delivered = self.aggregate.store().delivered(event);
+        ledger.losses.insert(
+            LossReason::SampleBudget,
+            self.aggregate.store().over_budget(event),
+        );
         let known: u64 = ledger.losses.values().sum();
         let missing = ledger
             .counted
@@ -146,6 +147,7 @@ impl LedgerInput<'_> {
 
     fn sampled_weight(&self, event: Event) -> u64 {
         self.aggregate
+            .store()
             .samples(event)
             .iter()
             .map(|sample| sample.weight)
@@ -188,7 +190,20 @@ impl LedgerInput<'_> {
             0 => None,
             count => Some(format!("{count} {sentence}")),
         })
+        .chain(self.agent_warnings())
         .collect()
+    }
+
+    fn agent_warnings(&self) -> impl Iterator<Item = String> {
+        let lost = self.aggregate.lost_accounts();
+        let accounts = (lost > 0).then(|| {
+            format!("{lost} threads have no account of times: more threads than the agent keeps")
+        });
+        let slot = self.aggregate.store().slot_ns() / 1_000_000_000;
+        let times = (slot > 0).then(|| {
+            format!("sample times are rounded to {slot} s: more samples than the agent keeps apart")
+        });
+        accounts.into_iter().chain(times)
     }
 }
 

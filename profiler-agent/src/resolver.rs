@@ -27,6 +27,10 @@ const BATCH: Duration = Duration::from_millis(250);
 /// Least time between two readings of one process's mappings.
 const REREAD: Duration = Duration::from_millis(200);
 
+/// Processes whose mappings are kept, about 5 KiB each. Those of the oldest are
+/// dropped and read again when one of them is met again.
+const MAX_MAPPED_PROCESSES: usize = 2048;
+
 /// Files held open to name their frames, far below the usual limit of 1024
 /// descriptors. Past that all are named and closed.
 const MAX_OPEN_FILES: usize = 256;
@@ -168,7 +172,8 @@ struct File {
 
 struct Process {
     key: ProcessKey,
-    read_at: Instant,
+    /// When its mappings were read last; `None`: they have been dropped.
+    read_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -228,8 +233,18 @@ impl Worker {
         self.resolved.processes.push(info);
         self.processes.push(Process {
             key,
-            read_at: Instant::now(),
+            read_at: Some(Instant::now()),
         });
+        if let Some(oldest) = self.processes.len().checked_sub(MAX_MAPPED_PROCESSES + 1) {
+            self.drop_mappings(oldest);
+        }
+    }
+
+    fn drop_mappings(&mut self, index: usize) {
+        self.processes[index].read_at = None;
+        if let Some(info) = &mut self.resolved.processes[index] {
+            info.mappings = Vec::new();
+        }
     }
 
     fn add_user_stack(&mut self, process: u32, id: u64, addresses: &[u64]) {
@@ -284,8 +299,9 @@ impl Worker {
                 .any(|address| info.mapping(*address).is_none()),
             None => false,
         };
-        if unknown && process.read_at.elapsed() >= REREAD {
-            process.read_at = Instant::now();
+        let stale = process.read_at.is_none_or(|at| at.elapsed() >= REREAD);
+        if unknown && stale {
+            process.read_at = Some(Instant::now());
             if let Ok(fresh) = ProcessInfo::read(&process.key) {
                 *info = Some(fresh);
             }

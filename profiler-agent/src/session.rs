@@ -358,7 +358,7 @@ impl<'a> Session<'a> {
         }
         let samples = Event::ALL
             .into_iter()
-            .map(|event| self.aggregate.delivered(event))
+            .map(|event| self.aggregate.store().delivered(event))
             .sum();
         self.control.samples.store(samples, Ordering::Relaxed);
         let lost = crate::ledger::lost_in_kernel(&counters);

@@ -25,7 +25,7 @@ fn defaults() {
     assert_eq!(config.tcp, None);
     assert_eq!(config.max_sessions.get(), 4);
     assert_eq!(config.session.load.ring_bytes, 1 << 20);
-    assert_eq!(config.session.max_samples, 1_000_000);
+    assert_eq!(config.session.max_samples, 400_000);
     assert_eq!(config.session.load.offcpu_rung, None);
     assert_eq!(config.log.as_str(), "info");
 }

@@ -1,7 +1,13 @@
 //! Records -> raw samples: who, where, how much, with everything that repeats
 //! interned. Nothing is named here.
 
-use std::{collections::HashMap, hash::Hash, sync::Arc};
+mod store;
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    sync::Arc,
+};
 
 use profiler_abi::{
     CpuSample, Identity, IoKey, IoSample, OffcpuSample, StackIds, ThreadAccount, stack_end,
@@ -14,8 +20,14 @@ use crate::{
     resolver::{Job, Resolver},
 };
 
+use self::store::SampleStore;
+
 /// Bytes of addresses kept for stacks, 2 Mi frames.
 const MAX_STACK_BYTES: usize = 16 << 20;
+
+/// Threads, processes and accounts kept. A host that starts 200 processes a
+/// second reaches this in 20 minutes.
+const MAX_THREADS: usize = 250_000;
 
 /// A thread under one of its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,11 +67,18 @@ pub enum RawAttributes {
     Io {
         /// Device and operation.
         key: IoKey,
-        /// Size.
-        bytes: u64,
-        /// From queueing to issue.
-        queue_ns: u64,
+        /// Of the one request; `None` where several were put together.
+        request: Option<RawRequest>,
     },
+}
+
+/// What one block request has for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RawRequest {
+    /// Size.
+    pub bytes: u64,
+    /// From queueing to issue.
+    pub queue_ns: u64,
 }
 
 /// Whether a wait ended in the window.
@@ -86,7 +105,8 @@ pub struct RawSample {
     pub attributes: u32,
     /// What it stands for, in the event's unit.
     pub weight: u64,
-    /// 1; 0 for the second part of a wait that was blocked, then runnable.
+    /// Measurements in it; 0 for the second part of a wait that was blocked,
+    /// then runnable.
     pub count: u32,
 }
 
@@ -122,10 +142,19 @@ impl<T: Copy + Eq + Hash> Interner<T> {
     }
 }
 
+impl Interner<RawAttributes> {
+    /// The attributes without what only one measurement has.
+    fn intern_plain(&mut self, index: u32) -> u32 {
+        match self.values[index as usize] {
+            RawAttributes::Io { key, .. } => self.intern(RawAttributes::Io { key, request: None }),
+            RawAttributes::None | RawAttributes::Wait { .. } => index,
+        }
+    }
+}
+
 /// All that one session has measured.
 pub struct Aggregate {
     frequency: Frequency,
-    max_samples: usize,
     process_index: HashMap<ProcessKey, u32>,
     processes: Vec<RawProcess>,
     threads: Interner<RawThread>,
@@ -134,11 +163,10 @@ pub struct Aggregate {
     stack_bytes: usize,
     /// (process, user stack) and (`u32::MAX`, kernel stack) pairs that the
     /// resolver knows.
-    resolving: std::collections::HashSet<(u32, u64)>,
-    samples: [Vec<RawSample>; 3],
-    delivered: [u64; 3],
-    over_budget: [u64; 3],
+    resolving: HashSet<(u32, u64)>,
+    store: SampleStore,
     accounts: Vec<RawAccount>,
+    lost_accounts: u64,
     malformed: u64,
 }
 
@@ -147,18 +175,16 @@ impl Aggregate {
     pub fn new(frequency: Frequency, max_samples: usize) -> Self {
         Self {
             frequency,
-            max_samples,
             process_index: HashMap::new(),
             processes: Vec::new(),
             threads: Interner::new(),
             attributes: Interner::new(),
             stacks: HashMap::new(),
             stack_bytes: 0,
-            resolving: std::collections::HashSet::new(),
-            samples: [const { Vec::new() }; 3],
-            delivered: [0; 3],
-            over_budget: [0; 3],
+            resolving: HashSet::new(),
+            store: SampleStore::new(max_samples),
             accounts: Vec::new(),
+            lost_accounts: 0,
             malformed: 0,
         }
     }
@@ -193,7 +219,9 @@ impl Aggregate {
     }
 
     fn add_cpu(&mut self, sample: &CpuSample, resolver: &mut Resolver) {
-        let thread = self.thread(&sample.identity, resolver);
+        let Some(thread) = self.thread(&sample.identity, resolver) else {
+            return self.store.refuse(Event::Cpu, 1);
+        };
         self.push(
             Event::Cpu,
             RawAttributes::None,
@@ -212,7 +240,9 @@ impl Aggregate {
     /// A wait that was blocked, then runnable, becomes two samples that share
     /// its weight in the same proportion; it is counted once.
     fn add_offcpu(&mut self, sample: &OffcpuSample, resolver: &mut Resolver) {
-        let thread = self.thread(&sample.identity, resolver);
+        let Some(thread) = self.thread(&sample.identity, resolver) else {
+            return self.store.refuse(Event::OffCpu, 1);
+        };
         let wait = |runnable| RawAttributes::Wait {
             runnable,
             extent: Extent::Finished,
@@ -250,7 +280,9 @@ impl Aggregate {
     }
 
     fn add_io(&mut self, sample: &IoSample, resolver: &mut Resolver) {
-        let thread = self.thread(&sample.identity, resolver);
+        let Some(thread) = self.thread(&sample.identity, resolver) else {
+            return self.store.refuse(Event::Io, 1);
+        };
         // Probability is in units of 2^-32.
         let weight = match sample.probability {
             0 => sample.device_ns,
@@ -260,8 +292,10 @@ impl Aggregate {
             Event::Io,
             RawAttributes::Io {
                 key: sample.key,
-                bytes: sample.bytes,
-                queue_ns: sample.queue_ns,
+                request: Some(RawRequest {
+                    bytes: sample.bytes,
+                    queue_ns: sample.queue_ns,
+                }),
             },
             RawSample {
                 time_ns: sample.time_ns,
@@ -283,7 +317,14 @@ impl Aggregate {
         frames: &[Address],
         resolver: &mut Resolver,
     ) {
-        let thread = self.thread(&account.identity, resolver);
+        let waits = u64::from(account.unfinished_ns > 0);
+        let thread = match self.thread(&account.identity, resolver) {
+            Some(thread) if self.accounts.len() < MAX_THREADS => thread,
+            _ => {
+                self.lost_accounts += 1;
+                return self.store.refuse(Event::OffCpu, waits);
+            }
+        };
         self.accounts.push(RawAccount {
             thread,
             account: *account,
@@ -328,31 +369,35 @@ impl Aggregate {
         self.push(Event::OffCpu, attributes, sample, resolver);
     }
 
-    fn thread(&mut self, identity: &Identity, resolver: &mut Resolver) -> u32 {
-        let process = self.process(identity, resolver);
-        self.threads.intern(RawThread {
-            process,
-            tid: identity.tid,
-            start_ns: identity.thread_start_ns,
-            comm: identity.comm,
-        })
-    }
-
-    fn process(&mut self, identity: &Identity, resolver: &mut Resolver) -> u32 {
+    /// The thread's index; `None` where it is one too many.
+    fn thread(&mut self, identity: &Identity, resolver: &mut Resolver) -> Option<u32> {
         let key = ProcessKey {
             pid: identity.tgid,
             start_ns: identity.process_start_ns,
             exec_id: identity.exec_id,
         };
-        if let Some(index) = self.process_index.get(&key) {
-            return *index;
+        let full = self.threads.values.len() >= MAX_THREADS;
+        let process = match self.process_index.get(&key) {
+            Some(index) => *index,
+            None if full => return None,
+            None => self.new_process(key, identity.comm, resolver),
+        };
+        let thread = RawThread {
+            process,
+            tid: identity.tid,
+            start_ns: identity.thread_start_ns,
+            comm: identity.comm,
+        };
+        if full {
+            return self.threads.index.get(&thread).copied();
         }
+        Some(self.threads.intern(thread))
+    }
+
+    fn new_process(&mut self, key: ProcessKey, comm: [u8; 16], resolver: &mut Resolver) -> u32 {
         let index = self.processes.len() as u32;
         self.process_index.insert(key, index);
-        self.processes.push(RawProcess {
-            key,
-            comm: identity.comm,
-        });
+        self.processes.push(RawProcess { key, comm });
         resolver.submit(Job::Process { index, key });
         index
     }
@@ -365,15 +410,17 @@ impl Aggregate {
         mut sample: RawSample,
         resolver: &mut Resolver,
     ) -> bool {
-        let kept: usize = self.samples.iter().map(Vec::len).sum();
-        if kept >= self.max_samples {
-            self.over_budget[event as usize] += u64::from(sample.count);
+        let attribute_table = &mut self.attributes;
+        let room = self
+            .store
+            .make_room(|attributes| attribute_table.intern_plain(attributes));
+        if !room {
+            self.store.refuse(event, u64::from(sample.count));
             return false;
         }
         sample.attributes = self.attributes.intern(attributes);
         self.resolve_stack(&mut sample, resolver);
-        self.delivered[event as usize] += u64::from(sample.count);
-        self.samples[event as usize].push(sample);
+        self.store.push(event, sample);
         true
     }
 
@@ -413,19 +460,14 @@ impl Aggregate {
         }
     }
 
-    /// Samples of an event.
-    pub fn samples(&self, event: Event) -> &[RawSample] {
-        &self.samples[event as usize]
+    /// The samples.
+    pub fn store(&self) -> &SampleStore {
+        &self.store
     }
 
-    /// Measurements kept of an event.
-    pub fn delivered(&self, event: Event) -> u64 {
-        self.delivered[event as usize]
-    }
-
-    /// Measurements of an event that found no room.
-    pub fn over_budget(&self, event: Event) -> u64 {
-        self.over_budget[event as usize]
+    /// Accounts of threads that found no room.
+    pub fn lost_accounts(&self) -> u64 {
+        self.lost_accounts
     }
 
     /// Records that could not be parsed.

@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds, tests and checks the project. One file per command; `setup` is part of those that need it.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod check;
 mod compiler;
@@ -30,6 +31,7 @@ enum Command {
     Ebpf(ebpf::Args),
     Build(build::Args),
     Record(record::Args),
+    Bench(bench::Args),
     Test(test::Args),
     TestVm(test_vm::Args),
     Check(check::Args),
@@ -53,6 +55,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ebpf(args) => args.run()?,
         Command::Build(args) => args.run()?,
         Command::Record(args) => return args.run().map(ExitCode::from),
+        Command::Bench(args) => args.run()?,
         Command::Test(args) => args.run()?,
         Command::TestVm(args) => args.run()?,
         Command::Check(args) => args.run()?,

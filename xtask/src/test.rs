@@ -20,7 +20,7 @@ pub(crate) struct Args {
 }
 
 /// What the workloads of the end-to-end tests are built with and use.
-const PACKAGES: &[Package] = &[
+pub(crate) const PACKAGES: &[Package] = &[
     Package {
         name: "gcc",
         why: "compiles the workloads of the end-to-end tests",

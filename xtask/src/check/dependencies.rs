@@ -11,7 +11,7 @@ use crate::process;
 const KERNEL_SIDE: [&str; 5] = ["aya", "aya-log", "aya-obj", "profiler-abi", "blazesym"];
 
 /// Every crate of the project, and the project crates it may use in its normal dependencies.
-const MAY_USE: [(&str, &[&str]); 6] = [
+const MAY_USE: [(&str, &[&str]); 7] = [
     ("profiler-abi", &[]),
     ("profiler-proto", &[]),
     ("profiler-agent", &["profiler-abi", "profiler-proto"]),
@@ -19,6 +19,7 @@ const MAY_USE: [(&str, &[&str]); 6] = [
     // The tests see what a user sees, and read captures through the model.
     ("profiler-tests", &["profiler-proto"]),
     ("xtask", &[]),
+    ("profiler-bench", &["profiler-proto", "profiler-tests"]),
 ];
 
 /// The normal dependencies (neither build nor development) of every package, by name.

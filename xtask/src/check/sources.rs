@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// Crates without any unsafe code.
-const SAFE_CRATES: [&str; 3] = ["proto", "profiler-cli", "xtask"];
+const SAFE_CRATES: [&str; 4] = ["proto", "profiler-cli", "xtask", "xtask/bench"];
 /// The crate that is part of both workspaces, and so can take its settings from neither.
 const SHARED: &str = "profiler-ebpf/abi";
 /// Crates of the workspace; the kernel programs are none of them.
-const MEMBERS: [&str; 6] = [
+const MEMBERS: [&str; 7] = [
     SHARED,
     "profiler-agent",
     "profiler-cli",
     "proto",
     "xtask",
+    "xtask/bench",
     "tests",
 ];
 const MAIN_LINES: usize = 150;

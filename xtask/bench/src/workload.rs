@@ -1,0 +1,82 @@
+//! Workloads that count what they do.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use profiler_tests::{Lab, Running, run, until};
+
+/// Frame pointers everywhere, also in functions that call nothing, and every call a call.
+const FLAGS: &[&str] = &[
+    "-O2",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-fno-omit-frame-pointer",
+    "-mno-omit-leaf-frame-pointer",
+    "-fno-optimize-sibling-calls",
+];
+
+/// One of `workloads/*.c`, compiled.
+#[derive(Debug)]
+pub(crate) struct Program(PathBuf);
+
+impl Program {
+    pub(crate) fn compile(name: &str, into: &Path) -> Result<Self> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("workloads")
+            .join(name)
+            .with_extension("c");
+        let binary = into.join(name);
+        let mut gcc = Command::new("gcc");
+        gcc.args(FLAGS).arg("-o").arg(&binary).arg(&source);
+        run(&mut gcc)?.expect_code(0)?;
+        Ok(Self(binary))
+    }
+
+    /// Starts it on one CPU and waits until it has done something.
+    pub(crate) fn start(&self, lab: &Lab, cpu: usize) -> Result<Workload> {
+        let counter = lab.folder()?.join("counter");
+        let mut command = Command::new(&self.0);
+        command.arg(&counter).arg(cpu.to_string());
+        let mut running = Running::start(&mut command)?;
+        until(Duration::from_secs(10), || {
+            if running.has_ended()? {
+                bail!("{} ended: {}", self.0.display(), running.stderr()?);
+            }
+            Ok(read_counter(&counter).is_ok_and(|units| units > 0))
+        })?;
+        Ok(Workload {
+            _running: running,
+            counter,
+        })
+    }
+}
+
+/// A workload that runs. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    _running: Running,
+    counter: PathBuf,
+}
+
+/// Units of work that several workloads do per second, together.
+pub(crate) fn rate(workloads: &[Workload], window: Duration) -> Result<f64> {
+    let sum = || -> Result<u64> { workloads.iter().map(|one| read_counter(&one.counter)).sum() };
+    let (before, begin) = (sum()?, Instant::now());
+    thread::sleep(window);
+    let (after, elapsed) = (sum()?, begin.elapsed());
+    Ok(after.saturating_sub(before) as f64 / elapsed.as_secs_f64())
+}
+
+fn read_counter(path: &Path) -> Result<u64> {
+    let mut bytes = [0; 8];
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    file.read_exact_at(&mut bytes, 0)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(u64::from_ne_bytes(bytes))
+}

@@ -60,7 +60,7 @@ pub(crate) fn full_disk_leaves_nothing(lab: &Lab) -> Result<()> {
 pub(crate) fn closed_pipe_is_no_failure(lab: &Lab) -> Result<()> {
     let agent = Agent::start(lab, &[])?;
     let capture = lab.folder()?.join("x.capture");
-    run(&mut agent.record(lab, &["-d", "300ms"], &capture)?)?.expect_code(COMPLETE)?;
+    run(&mut agent.record(lab, &["-d", "300ms"], &capture)?)?.expect_written()?;
     for command in ["top", "folded", "flamegraph"] {
         let mut reader = lab.profiler([command, "-e", "offcpu", "--all"])?;
         if command == "flamegraph" {
@@ -93,7 +93,7 @@ pub(crate) fn broken_captures_are_refused(lab: &Lab) -> Result<()> {
     let agent = Agent::start(lab, &[])?;
     let folder = lab.folder()?;
     let whole = folder.join("whole.capture");
-    run(&mut agent.record(lab, &["-d", "300ms"], &whole)?)?.expect_code(COMPLETE)?;
+    run(&mut agent.record(lab, &["-e", "cpu", "-d", "300ms"], &whole)?)?.expect_code(COMPLETE)?;
     let bytes = fs::read(&whole)?;
     let mut flipped = bytes.clone();
     flipped[bytes.len() / 2] ^= 0x40;

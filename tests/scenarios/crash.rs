@@ -90,7 +90,7 @@ pub(crate) fn client_killed_ends_its_capture(lab: &Lab) -> Result<()> {
     .context("the session goes on without its client")?;
     await_freed(&held)?;
     // And it serves the next one.
-    agent.capture(lab, &["-d", "200ms"])?;
+    agent.capture(lab, &["-e", "cpu,io", "-d", "200ms"])?;
     Ok(())
 }
 

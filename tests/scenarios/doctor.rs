@@ -82,7 +82,8 @@ pub(crate) fn status_json_has_its_fields(lab: &Lab) -> Result<()> {
     let idle = agent.status(lab)?;
     ensure!(idle["pid"] == agent.pid(), "another agent answers: {idle}");
     ensure!(idle["captures_completed"] == 0);
-    agent.capture(lab, &["-d", "300ms"])?;
+    let out = lab.folder()?.join("x.capture");
+    run(&mut agent.record(lab, &["-d", "300ms"], &out)?)?.expect_written()?;
     let status = agent.status(lab)?;
     println!("{}", serde_json::to_string(&status)?);
     for field in ["agent_version", "host", "kernel"] {

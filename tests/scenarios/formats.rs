@@ -20,7 +20,7 @@ pub(crate) fn directory_has_every_format(lab: &Lab) -> Result<()> {
     let folder = lab.folder()?.join("out");
     let with_slash = format!("{}/", folder.display());
     let done = run(&mut agent.record(lab, &["-d", "1s"], Path::new(&with_slash))?)?;
-    done.expect_code(0)?;
+    done.expect_written()?;
     let reading = Reading::open(&folder.join("host.capture"))?;
     let mut expected = BTreeSet::from(["host.capture".to_owned()]);
     for event in Event::ALL {
@@ -211,7 +211,7 @@ pub(crate) fn captures_render_again(lab: &Lab) -> Result<()> {
     let _busy = Workload::start(lab, "cpu_split", &[])?;
     let folder = lab.folder()?;
     let out = folder.join("again.capture");
-    run(&mut agent.record(lab, &["-F", "499", "-d", "1s"], &out)?)?.expect_code(0)?;
+    run(&mut agent.record(lab, &["-F", "499", "-d", "1s"], &out)?)?.expect_written()?;
     let reading = Reading::open(&out)?;
     let call = |arguments: &[&str]| {
         let mut command = lab.profiler(arguments)?;

@@ -4,6 +4,8 @@ use anyhow::{Context, Result, ensure};
 use profiler_tests::{Agent, Lab, Loaded, MemoryAndFiles, Running, run, until};
 
 const CAPTURES: usize = 200;
+/// Exit code of a partial capture.
+const PARTIAL: i32 = 3;
 /// By then every cache is warm.
 const WARM: usize = 50;
 /// Memory of an allocator goes up and down by a few pages; a leak of 32 KiB per capture is caught.
@@ -14,15 +16,18 @@ pub(crate) fn two_hundred_captures_leak_nothing(lab: &Lab) -> Result<()> {
     let agent = Agent::start(lab, &[])?;
     let out = lab.folder()?.join("short.capture");
     let names = names_of_programs(lab, &agent)?;
-    let mut warm = None;
+    let (mut warm, mut partial) = (None, 0);
     for number in 0..CAPTURES {
         if number == WARM {
             warm = Some(rested(&agent)?);
         }
         let done = run(&mut agent.record(lab, &["-d", "100ms"], &out)?)?;
-        done.expect_code(0)
+        // Of the few waits in 100 ms one that is lost can be more than a hundredth.
+        done.expect_written()
             .with_context(|| format!("capture {number}"))?;
+        partial += usize::from(done.code == PARTIAL);
     }
+    println!("{partial} of {CAPTURES} short captures were partial");
     let warm = warm.context("never warm")?;
     let end = rested(&agent)?;
     println!("after {WARM}: {warm:?}\nafter {CAPTURES}: {end:?}");
@@ -61,7 +66,7 @@ fn names_of_programs(lab: &Lab, agent: &Agent) -> Result<Vec<String>> {
     let recording = Running::start(&mut agent.record(lab, &["-d", "2s"], &out)?)?;
     agent.await_capture(lab)?;
     let names = Loaded::by(agent.pid())?.programs.into_values().collect();
-    recording.wait()?.expect_code(0)?;
+    recording.wait()?.expect_written()?;
     Ok(names)
 }
 

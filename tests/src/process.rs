@@ -145,6 +145,15 @@ impl Finished {
         Ok(self)
     }
 
+    /// Fails unless it wrote a capture, whole or (exit code 3) with losses. For tests that are about something
+    /// else: what they capture of the whole host is not theirs to choose.
+    ///
+    /// # Errors
+    /// Shows the command and what it printed.
+    pub fn expect_written(&self) -> Result<&Self> {
+        self.expect_code(if self.code == 3 { 3 } else { 0 })
+    }
+
     /// Fails unless standard error is a sentence or two that holds `part`, and no panic.
     ///
     /// # Errors

@@ -73,6 +73,18 @@ impl Sum {
     }
 }
 
+impl std::iter::Sum for Sum {
+    fn sum<I: Iterator<Item = Self>>(sums: I) -> Self {
+        sums.fold(Self::default(), |a, b| Self {
+            whole: a.whole + b.whole,
+            bytes: a.bytes + b.bytes,
+            wall_ns: a.wall_ns + b.wall_ns,
+            cpu_ns: a.cpu_ns + b.cpu_ns,
+            runnable_ns: a.runnable_ns + b.runnable_ns,
+        })
+    }
+}
+
 impl Window {
     /// The window of a capture. Captures are in UTC, workloads in CLOCK_MONOTONIC: read soon after the
     /// capture, before the clocks drift apart.

@@ -28,24 +28,18 @@ for event in cpu offcpu io; do
     step "top-$event" "$profiler" top /run/out/host.capture -e "$event" --output json
 done
 
-# A processor that goes and comes back in the middle of a capture. Emulated, the capture takes seconds to begin:
-# wait until somebody samples, and note the times.
+# A processor goes and comes back during a capture; then a thread named "returned" runs on it and on no other.
 online=/sys/devices/system/cpu/cpu1/online
-sampling() {
-    ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q 'anon_inode:.perf_event'
-}
 if [ -w $online ]; then
-    (
-        until sampling; do sleep 0.2; done
-        sleep 4
-        echo 0 >$online
-        step hotplug-off date +%s%N
-        sleep 1
-        echo 1 >$online
-        step hotplug-on date +%s%N
-    ) &
-    toggle=$!
-    step hotplug "$profiler" record -d 10s -e cpu -o /run/hotplug.capture
-    wait $toggle
-    step hotplug-top "$profiler" top /run/hotplug.capture -e cpu --output json
+    cp /bin/sh /run/returned
+    cat >/run/hotplug.sh <<EOF
+set -e
+sleep 1
+echo 0 >$online
+sleep 1
+echo 1 >$online
+exec timeout 4 taskset -c 1 /run/returned -c 'while :; do :; done'
+EOF
+    step hotplug "$profiler" record -e cpu -o /run/hotplug.folded -- /bin/sh /run/hotplug.sh
+    step hotplug-folded cat /run/hotplug.folded
 fi

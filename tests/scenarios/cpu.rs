@@ -163,6 +163,25 @@ pub(crate) fn deep_recursion_is_marked_cut(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// A tick that lands in the kernel says who called it.
+pub(crate) fn ticks_in_the_kernel_have_user_stacks(lab: &Lab) -> Result<()> {
+    let agent = Agent::start(lab, &[])?;
+    let workload = Workload::start(lab, "kernel_time", &[])?;
+    let pid = workload.pid_text();
+    let reading = agent.capture(lab, &["-e", "cpu", "-F", "499", "-d", "1s", "-p", &pid])?;
+    let mut stacks = reading.stacks_of(Event::Cpu, workload.pid())?;
+    let all = count(&stacks, |_| true);
+    stacks.retain(|stack| !stack.kernel.is_empty());
+    let kernel = count(&stacks, |_| true);
+    let whole = count(&stacks, |stack| {
+        stack.holds(&["main", "drain", "drain_once"])
+    });
+    println!("{kernel} of {all} samples are in the kernel, {whole} of them called from drain_once");
+    ensure!(2 * kernel > all, "the workload spends its time elsewhere");
+    ensure!(whole as f64 >= WHOLE_CHAINS * kernel as f64);
+    Ok(())
+}
+
 fn count(stacks: &[Stack], keep: impl Fn(&Stack) -> bool) -> u64 {
     let kept = stacks.iter().filter(|stack| keep(stack));
     kept.map(|stack| stack.count).sum()

@@ -97,7 +97,9 @@ pub(crate) fn client_killed_ends_its_capture(lab: &Lab) -> Result<()> {
 pub(crate) fn private_agent_dies_with_its_client(lab: &Lab) -> Result<()> {
     let out = lab.folder()?.join("x.capture");
     let mut record = lab.profiler(["record", "-e", "cpu", "-d", "100s", "-o"])?;
-    let recording = Running::start(record.arg(&out))?;
+    // Killed, it cannot remove its temporary files.
+    record.arg(&out).env("TMPDIR", lab.folder()?);
+    let recording = Running::start(&mut record)?;
     let mut agent = None;
     until(FREED, || {
         agent = child_that_measures(recording.pid())?;

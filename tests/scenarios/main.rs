@@ -23,6 +23,7 @@ mod io;
 mod leaks;
 mod offcpu;
 mod overflow;
+mod sessions;
 mod target;
 mod tls;
 mod truthful;
@@ -49,6 +50,10 @@ const TESTS: &[(&str, Test)] = &[
         cpu::whole_host_expects_every_tick,
     ),
     (
+        "cpu_ticks_in_the_kernel_have_user_stacks",
+        cpu::ticks_in_the_kernel_have_user_stacks,
+    ),
+    (
         "cpu_deep_recursion_is_marked_cut",
         cpu::deep_recursion_is_marked_cut,
     ),
@@ -69,6 +74,10 @@ const TESTS: &[(&str, Test)] = &[
     ("target_cgroup_v2", target::cgroup_v2),
     ("target_cgroup_v1", target::cgroup_v1),
     ("target_pid_is_not_reused", target::pid_is_not_reused),
+    (
+        "sessions_two_at_a_time_and_no_third",
+        sessions::two_at_a_time_and_no_third,
+    ),
     ("ring_overflow_adds_up", overflow::ring_overflow_adds_up),
     (
         "command_exit_code_and_children",

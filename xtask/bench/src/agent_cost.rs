@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use profiler_tests::Agent;
@@ -63,6 +63,8 @@ struct Cost {
     start_ns: f64,
     finish_ns: f64,
     capturing_bytes: u64,
+    /// Part of that which is not pages of files, such as those of profiled programs that are read for names.
+    anonymous_bytes: u64,
     /// The most that was ever resident, and the maps.
     peak_bytes: u64,
     map_bytes: u64,
@@ -73,11 +75,10 @@ impl Cost {
         let agent = Agent::start(&bench.lab, &[])?;
         let before = Status::of(&agent, bench)?;
         let capture = bench.capture(&agent, &["-F", "99"])?;
-        // What asks whether the capture has begun costs the agent something too: only what follows is steady.
-        thread::sleep(Duration::from_millis(500));
         let first = Status::of(&agent, bench)?;
         thread::sleep(bench.pace.agent_window);
         let last = Status::of(&agent, bench)?;
+        let anonymous_bytes = memory_bytes(agent.pid(), "RssAnon:")?;
         let facts = capture.end()?.capture.facts;
         let after = Status::of(&agent, bench)?;
         let cpu_ns = |from: Status, to: Status| to.cpu_ns.saturating_sub(from.cpu_ns) as f64;
@@ -89,7 +90,8 @@ impl Cost {
             start_ns: cpu_ns(before, first) - steady_ns(facts.start_ns, first.utc_ns),
             finish_ns: cpu_ns(last, after) - steady_ns(last.utc_ns, facts.end_ns),
             capturing_bytes: last.rss_bytes + last.map_bytes,
-            peak_bytes: peak_bytes(agent.pid())? + last.map_bytes,
+            anonymous_bytes,
+            peak_bytes: memory_bytes(agent.pid(), "VmHWM:")? + last.map_bytes,
             map_bytes: last.map_bytes,
         })
     }
@@ -115,7 +117,11 @@ impl Cost {
                 mb(self.capturing_bytes),
             )
             .at_most(MEMORY_MB)
-            .note(format!("{:.1} MB of it BPF maps", mb(self.map_bytes)));
+            .note(format!(
+                "{:.1} MB of it anonymous, {:.1} MB BPF maps, the rest pages of files",
+                mb(self.anonymous_bytes),
+                mb(self.map_bytes)
+            ));
         series
             .add(&name("memory at its peak"), Megabytes, mb(self.peak_bytes))
             .at_most(MEMORY_MB)
@@ -123,14 +129,14 @@ impl Cost {
     }
 }
 
-/// Most memory a process ever had resident.
-fn peak_bytes(pid: u32) -> Result<u64> {
+/// A line of a process's `status` about its memory.
+fn memory_bytes(pid: u32, key: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
     let kib = line.and_then(|line| line.split_whitespace().next());
     let kib: u64 = kib
-        .with_context(|| format!("{path} has no VmHWM"))?
+        .with_context(|| format!("{path} has no {key}"))?
         .parse()?;
     Ok(kib * 1024)
 }

@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use crate::workload::{Program, Workload};
 
-/// A session's first moments differ from its rest: tables of stacks are empty, the sampling threshold is not yet adapted.
-const SETTLE: Duration = Duration::from_millis(1500);
+/// A session's first moments differ from its rest: no stack is known yet, the sampling threshold is not yet adapted.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Exit codes of a capture that was written: complete, or partial because more than 1 % was lost.
 pub(crate) const WRITTEN: [i32; 2] = [0, 3];
@@ -102,8 +102,9 @@ impl Bench {
         let mut command = agent.record(&self.lab, arguments, &out)?;
         command.args(["-d", "10m"]);
         let running = Running::start(&mut command)?;
-        agent.await_capture(&self.lab)?;
+        // In this order: asking the agent whether the capture has begun costs the agent something.
         thread::sleep(SETTLE);
+        agent.await_capture(&self.lab)?;
         Ok(Background { running, out })
     }
 }

@@ -27,7 +27,6 @@ pub fn lost_in_kernel(counters: &CounterSums) -> u64 {
         Counter::CpuLostRing,
         Counter::OffcpuLostRing,
         Counter::OffcpuLostTracking,
-        Counter::OffcpuLostUnseen,
         Counter::IoLostRing,
         Counter::IoLostTracking,
     ]
@@ -118,10 +117,9 @@ impl LedgerInput<'_> {
             LossReason::TrackingMapFull,
             get(Counter::OffcpuLostTracking),
         );
-        ledger.losses.insert(
-            LossReason::SwitchNotSeen,
-            get(Counter::OffcpuLostUnseen) + self.left_over_waits,
-        );
+        ledger
+            .losses
+            .insert(LossReason::SwitchNotSeen, self.left_over_waits);
         ledger.exact_weight = get(Counter::OffcpuExactNs) + unfinished.weight;
         ledger.sampled_weight = self.sampled_weight(Event::OffCpu);
         ledger

@@ -1,7 +1,7 @@
 //! The profiling daemon as a library: the same agent for `main`, tests and
 //! fuzzing. The data path, in order: `bpf` (kernel programs and their maps),
 //! `reader` (bytes to records), `aggregate` (records to raw samples),
-//! `resolver` with `processes`, `symbolize` and `kernel_symbols` (whose and where), `assemble`
+//! `resolver` with `processes`, `namer` with `symbolize`, and `kernel_symbols` (whose and where), `assemble`
 //! (to a capture). `session` alone wires them.
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod kernel_symbols;
 pub mod ledger;
 pub mod monotonic;
+pub mod namer;
 pub mod own_cost;
 pub mod processes;
 pub mod reader;

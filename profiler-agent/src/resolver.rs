@@ -14,8 +14,9 @@ use std::{
 
 use crate::{
     kernel_symbols::KernelSymbols,
+    namer::{Batch, Namer},
     processes::{FileId, Mapping, ProcessInfo, ProcessKey, open_mapping},
-    symbolize::{self, ElfSymbolizer, Name},
+    symbolize::{self, Name},
 };
 
 /// Jobs that may wait between the sampling thread and the resolver.
@@ -50,6 +51,8 @@ pub enum Job {
         index: u32,
         /// Who it is.
         key: ProcessKey,
+        /// Process id of its parent.
+        parent: u32,
     },
     /// A user stack was seen in a process for the first time.
     UserStack {
@@ -117,9 +120,10 @@ impl Resolver {
     /// Starts the thread.
     pub fn start() -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE);
+        let namer = Namer::start()?;
         let thread = thread::Builder::new()
             .name("resolver".to_owned())
-            .spawn(move || Worker::default().run(&receiver))?;
+            .spawn(move || Worker::new(namer).run(&receiver))?;
         Ok(Self {
             sender,
             waiting: VecDeque::new(),
@@ -164,7 +168,7 @@ impl Resolver {
 
 struct File {
     /// `None`: it cannot be opened, or is no file.
-    fd: Option<OwnedFd>,
+    fd: Option<Arc<OwnedFd>>,
     /// Offsets that wait for a name, with their frames.
     pending: Vec<(u64, u32)>,
     frames: HashMap<u64, u32>,
@@ -176,17 +180,18 @@ struct Process {
     read_at: Option<Instant>,
 }
 
-#[derive(Default)]
 struct Worker {
+    namer: Namer,
     resolved: Resolved,
     processes: Vec<Process>,
+    /// Process id -> the last process seen under it.
+    by_pid: HashMap<u32, u32>,
     files: Vec<File>,
     file_index: HashMap<(FileId, String), u32>,
     /// Addresses outside of any mapping.
     loose_frames: HashMap<u64, u32>,
     kernel: Option<KernelFile>,
     overflow_frame: Option<u32>,
-    symbolizer: ElfSymbolizer,
     open_files: usize,
 }
 
@@ -196,6 +201,21 @@ struct KernelFile {
 }
 
 impl Worker {
+    fn new(namer: Namer) -> Self {
+        Self {
+            namer,
+            resolved: Resolved::default(),
+            processes: Vec::new(),
+            by_pid: HashMap::new(),
+            files: Vec::new(),
+            file_index: HashMap::new(),
+            loose_frames: HashMap::new(),
+            kernel: None,
+            overflow_frame: None,
+            open_files: 0,
+        }
+    }
+
     fn run(mut self, jobs: &Receiver<Job>) -> Resolved {
         let mut next_batch = Instant::now() + BATCH;
         loop {
@@ -205,17 +225,20 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if Instant::now() >= next_batch {
-                self.name_pending();
+                self.submit_pending();
                 next_batch = Instant::now() + BATCH;
             }
         }
-        self.name_pending();
+        self.submit_pending();
+        for (frame, names) in self.namer.finish() {
+            self.resolved.frames[frame as usize].names = names;
+        }
         self.resolved
     }
 
     fn handle(&mut self, job: Job) {
         match job {
-            Job::Process { index, key } => self.add_process(index, key),
+            Job::Process { index, key, parent } => self.add_process(index, key, parent),
             Job::UserStack {
                 process,
                 id,
@@ -225,11 +248,16 @@ impl Worker {
         }
     }
 
-    fn add_process(&mut self, index: u32, key: ProcessKey) {
+    fn add_process(&mut self, index: u32, key: ProcessKey, parent: u32) {
         debug_assert_eq!(index as usize, self.processes.len());
-        let info = ProcessInfo::read(&key)
-            .inspect_err(|error| tracing::debug!("{error}"))
-            .ok();
+        let info = match ProcessInfo::read(&key) {
+            Ok(info) => Some(info),
+            Err(error) => {
+                tracing::debug!("{error}");
+                self.inherited(&key, parent)
+            }
+        };
+        self.by_pid.insert(key.pid, index);
         self.resolved.processes.push(info);
         self.processes.push(Process {
             key,
@@ -238,6 +266,14 @@ impl Worker {
         if let Some(oldest) = self.processes.len().checked_sub(MAX_MAPPED_PROCESSES + 1) {
             self.drop_mappings(oldest);
         }
+    }
+
+    /// A process that was gone before it could be read has its parent's image,
+    /// unless one of the two has called exec since the fork.
+    fn inherited(&self, key: &ProcessKey, parent: u32) -> Option<ProcessInfo> {
+        let index = *self.by_pid.get(&parent)?;
+        let same_image = self.processes[index as usize].key.exec_id == key.exec_id;
+        same_image.then(|| self.info(index).cloned())?
     }
 
     fn drop_mappings(&mut self, index: usize) {
@@ -369,7 +405,7 @@ impl Worker {
         }
         let index = self.files.len() as u32;
         self.files.push(File {
-            fd,
+            fd: fd.map(Arc::new),
             pending: Vec::new(),
             frames: HashMap::new(),
         });
@@ -447,8 +483,8 @@ impl Worker {
         frame
     }
 
-    /// Names every frame that waits for it.
-    fn name_pending(&mut self) {
+    /// Has every frame named that waits for it.
+    fn submit_pending(&mut self) {
         for file in &mut self.files {
             let Some(fd) = &file.fd else {
                 continue;
@@ -456,20 +492,18 @@ impl Worker {
             if file.pending.is_empty() {
                 continue;
             }
-            let (offsets, frames): (Vec<u64>, Vec<u32>) = file.pending.drain(..).unzip();
-            let names = self.symbolizer.names(fd.as_fd(), &offsets);
-            for (frame, names) in frames.into_iter().zip(names) {
-                self.resolved.frames[frame as usize].names = names;
-            }
+            let (offsets, frames) = file.pending.drain(..).unzip();
+            self.namer.submit(Batch {
+                fd: Arc::clone(fd),
+                offsets,
+                frames,
+            });
         }
     }
 
-    /// Lets go of all files, whose frames are named up to here. Those that are
-    /// met again are opened again.
+    /// Lets go of all files. Those that are met again are opened again.
     fn close_files(&mut self) {
-        self.name_pending();
-        // First: it knows the files by the descriptors' numbers.
-        self.symbolizer = ElfSymbolizer::default();
+        self.submit_pending();
         for file in &mut self.files {
             file.fd = None;
         }

@@ -192,11 +192,13 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Without the temporary name that is of no use to the reader.
+/// Without the temporary name that is of no use to the reader: tempfile adds it
+/// in a way that hides the system's own error, of which the kind remains.
 fn plain(error: io::Error) -> io::Error {
-    error
-        .raw_os_error()
-        .map_or(error, io::Error::from_raw_os_error)
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::from(error.kind()),
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,7 @@
 
 use aya_ebpf::{
     bindings::task_struct,
-    helpers::{
-        bpf_get_current_task, bpf_get_current_task_btf, bpf_get_smp_processor_id,
-        bpf_probe_read_kernel, generated,
-    },
+    helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, generated},
 };
 use profiler_abi::Identity;
 
@@ -143,10 +140,31 @@ impl Task {
         self.read::<u64>(unsafe { offset!(task_pcount) }) == 0
     }
 
+    /// All time the task has run, as the scheduler counts it: up to date when
+    /// `sched_switch` fires.
+    #[inline(always)]
+    pub(crate) fn exec_runtime_ns(self) -> u64 {
+        // SAFETY: reads a constant.
+        self.read(unsafe { offset!(task_exec_runtime) })
+    }
+
     #[inline(always)]
     pub(crate) fn leader(self) -> Self {
         // SAFETY: reads a constant.
-        let pointer: u64 = self.read(unsafe { offset!(task_group_leader) });
+        self.task_at(unsafe { offset!(task_group_leader) })
+    }
+
+    /// The task that started this one, or that took it over.
+    #[inline(always)]
+    fn parent(self) -> Self {
+        // SAFETY: reads a constant.
+        self.task_at(unsafe { offset!(task_real_parent) })
+    }
+
+    /// The task that the pointer at `offset` leads to.
+    #[inline(always)]
+    fn task_at(self, offset: u64) -> Self {
+        let pointer: u64 = self.read(offset);
         Self {
             pointer: pointer as *const u8,
             typed: false,
@@ -185,8 +203,7 @@ impl Task {
             exec_id: self.read(unsafe { offset!(task_self_exec_id) }),
             comm: self.comm(),
             kernel_thread: u32::from(self.is_kernel_thread()),
-            // SAFETY: a helper without arguments.
-            cpu: unsafe { bpf_get_smp_processor_id() },
+            parent: self.parent().tgid(),
         }
     }
 }

@@ -23,6 +23,10 @@ pub(crate) struct ThreadState {
     pub(crate) since_ns: u64,
     /// The kernel's run delay of the thread when it last left the CPU.
     pub(crate) run_delay_at_leave_ns: u64,
+    /// The kernel's run time of the thread at the same moment. Some kernels do
+    /// not show every switch: what it grew by tells how long the thread ran
+    /// meanwhile.
+    pub(crate) exec_runtime_ns: u64,
     /// Length of the last blocked wait, until it has been divided into blocked
     /// and runnable.
     pub(crate) unsettled_ns: u64,
@@ -142,6 +146,7 @@ mod storage {
                 phase: NEW,
                 since_ns: 0,
                 run_delay_at_leave_ns: 0,
+                exec_runtime_ns: 0,
                 unsettled_ns: 0,
                 on_cpu_ns: 0,
                 runnable_ns: 0,

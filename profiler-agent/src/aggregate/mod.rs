@@ -380,7 +380,7 @@ impl Aggregate {
         let process = match self.process_index.get(&key) {
             Some(index) => *index,
             None if full => return None,
-            None => self.new_process(key, identity.comm, resolver),
+            None => self.new_process(key, identity, resolver),
         };
         let thread = RawThread {
             process,
@@ -394,11 +394,23 @@ impl Aggregate {
         Some(self.threads.intern(thread))
     }
 
-    fn new_process(&mut self, key: ProcessKey, comm: [u8; 16], resolver: &mut Resolver) -> u32 {
+    fn new_process(
+        &mut self,
+        key: ProcessKey,
+        identity: &Identity,
+        resolver: &mut Resolver,
+    ) -> u32 {
         let index = self.processes.len() as u32;
         self.process_index.insert(key, index);
-        self.processes.push(RawProcess { key, comm });
-        resolver.submit(Job::Process { index, key });
+        self.processes.push(RawProcess {
+            key,
+            comm: identity.comm,
+        });
+        resolver.submit(Job::Process {
+            index,
+            key,
+            parent: identity.parent,
+        });
         index
     }
 

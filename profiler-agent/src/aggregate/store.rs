@@ -12,6 +12,9 @@ use super::RawSample;
 /// Width of the first slots.
 const FIRST_SLOT_NS: u64 = 1_000_000_000;
 
+/// Widest slots: coarser times would say nothing.
+const LAST_SLOT_NS: u64 = 4096 * FIRST_SLOT_NS;
+
 /// Samples of all events.
 pub struct SampleStore {
     max: usize,
@@ -20,6 +23,8 @@ pub struct SampleStore {
     over_budget: [u64; 3],
     /// Width of the slots that times are rounded to, 0: none.
     slot_ns: u64,
+    /// Coarser times did not help.
+    full: bool,
 }
 
 impl SampleStore {
@@ -31,6 +36,7 @@ impl SampleStore {
             delivered: [0; 3],
             over_budget: [0; 3],
             slot_ns: 0,
+            full: false,
         }
     }
 
@@ -53,14 +59,17 @@ impl SampleStore {
         if self.len() < self.max {
             return true;
         }
-        for _ in 0..2 {
-            self.slot_ns = (self.slot_ns * 2).max(FIRST_SLOT_NS);
+        let mut slot_ns = self.slot_ns.max(FIRST_SLOT_NS);
+        while !self.full {
+            self.slot_ns = slot_ns;
             for samples in &mut self.samples {
-                coalesce(samples, self.slot_ns, &mut plain);
+                coalesce(samples, slot_ns, &mut plain);
             }
             if self.len() <= self.max / 4 * 3 {
                 return true;
             }
+            slot_ns *= 2;
+            self.full = slot_ns > LAST_SLOT_NS;
         }
         self.len() < self.max
     }

@@ -72,6 +72,8 @@ pub fn kernel_offsets(btf: &KernelBtf) -> Result<Offsets, BtfError> {
         task_self_exec_id: task("self_exec_id")?,
         task_run_delay: task("sched_info.run_delay")?,
         task_pcount: task("sched_info.pcount")?,
+        task_exec_runtime: task("se.sum_exec_runtime")?,
+        task_real_parent: task("real_parent")?,
         task_cgroups: task("cgroups")?,
         css_set_member: btf.offset("css_set", "dfl_cgrp")?,
         css_set_member_is_css: 0,

@@ -41,9 +41,6 @@ pub enum Counter {
     OffcpuLostRing,
     /// offcpu: no room to keep a thread's state; the wait was seen, its length not.
     OffcpuLostTracking,
-    /// offcpu: the thread was never seen leaving the CPU; the length of its
-    /// wait is not known.
-    OffcpuLostUnseen,
     /// offcpu: exact sum of the waits of targets, ns.
     OffcpuExactNs,
     /// offcpu: account of an exited thread that the ring buffer had no room for.

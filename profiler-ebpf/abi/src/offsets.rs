@@ -20,6 +20,8 @@ pub struct Offsets {
     pub task_comm: u64,
     /// `task_struct.group_leader`.
     pub task_group_leader: u64,
+    /// `task_struct.real_parent`.
+    pub task_real_parent: u64,
     /// `task_struct.start_time` (CLOCK_MONOTONIC).
     pub task_start_time: u64,
     /// `task_struct.start_boottime`.
@@ -30,6 +32,8 @@ pub struct Offsets {
     pub task_run_delay: u64,
     /// `task_struct.sched_info.pcount`: how often it was given a CPU.
     pub task_pcount: u64,
+    /// `task_struct.se.sum_exec_runtime`: all time it has run.
+    pub task_exec_runtime: u64,
     /// `task_struct.cgroups`.
     pub task_cgroups: u64,
     /// From `css_set` to the `cgroup *` (v2: `dfl_cgrp`) or to the
@@ -95,6 +99,8 @@ impl Offsets {
         task_self_exec_id: 0xffff_0009,
         task_run_delay: 0xffff_000a,
         task_pcount: 0xffff_0020,
+        task_exec_runtime: 0xffff_0022,
+        task_real_parent: 0xffff_0023,
         task_cgroups: 0xffff_000b,
         css_set_member: 0xffff_000c,
         css_set_member_is_css: 0xffff_000d,
@@ -119,4 +125,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 33 * 8);
+const _: () = assert!(size_of::<Offsets>() == 35 * 8);

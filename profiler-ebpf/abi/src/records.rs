@@ -89,8 +89,8 @@ pub struct Identity {
     pub comm: [u8; 16],
     /// Whether it is a kernel thread.
     pub kernel_thread: u32,
-    /// CPU it was measured on.
-    pub cpu: u32,
+    /// Process id of the parent.
+    pub parent: u32,
 }
 
 /// The two parts of a stack, by id.

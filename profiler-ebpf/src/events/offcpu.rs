@@ -68,8 +68,10 @@ fn leave(ctx: &BtfTracePointContext, prev: Task, preempted: bool, now: u64, sess
         return;
     };
     if state.phase == NEW {
-        state.since_ns = begin(prev, session);
-        state.run_delay_at_leave_ns = prev.run_delay_ns();
+        start(state, prev, RUNNING, session);
+    }
+    if state.phase != RUNNING {
+        enter_unseen(prev, state, now, session);
     }
     settle(prev, state);
     state.on_cpu_ns += now.saturating_sub(state.since_ns);
@@ -79,6 +81,7 @@ fn leave(ctx: &BtfTracePointContext, prev: Task, preempted: bool, now: u64, sess
         return;
     }
     state.run_delay_at_leave_ns = prev.run_delay_ns();
+    state.exec_runtime_ns = prev.exec_runtime_ns();
     state.since_ns = now;
     state.phase = if preempted || prev.state() == 0 {
         RUNNABLE
@@ -89,6 +92,65 @@ fn leave(ctx: &BtfTracePointContext, prev: Task, preempted: bool, now: u64, sess
     if unsafe { offset!(sample_at_switch_out) } == 1 {
         choose_at_leave(ctx.as_ptr(), prev, state, session);
     }
+}
+
+/// The first that is known of a thread.
+#[inline(always)]
+fn start(state: &mut ThreadState, task: Task, phase: u64, session: &Control) {
+    state.phase = phase;
+    state.since_ns = begin(task, session);
+    state.run_delay_at_leave_ns = task.run_delay_ns();
+    state.exec_runtime_ns = task.exec_runtime_ns();
+}
+
+/// How long a thread has run since its state last changed, of `open_ns`.
+#[inline(always)]
+fn ran_meanwhile(task: Task, state: &ThreadState, open_ns: u64) -> u64 {
+    task.exec_runtime_ns()
+        .saturating_sub(state.exec_runtime_ns)
+        .min(open_ns)
+}
+
+/// The thread waited and got the CPU, and the kernel did not show the latter.
+/// Accounts for the wait; it has no stack any more.
+#[inline(always)]
+fn enter_unseen(task: Task, state: &mut ThreadState, now: u64, session: &Control) {
+    let open_ns = now.saturating_sub(state.since_ns);
+    let duration = open_ns - ran_meanwhile(task, state, open_ns);
+    let phase = state.phase;
+    let ended_ns = state.since_ns + duration;
+    count(Counter::OffcpuObserved);
+    account_wait(state, duration, ended_ns);
+    match choose(duration, session.offcpu_threshold_ns) {
+        Some(weight_ns) => {
+            count(Counter::OffcpuCounted);
+            let runnable_ns = if phase == RUNNABLE { duration } else { 0 };
+            emit_sample(
+                task.identity(),
+                ended_ns,
+                lost_stack(),
+                duration,
+                runnable_ns,
+                weight_ns,
+            );
+        }
+        None => count(Counter::OffcpuUnsampled),
+    }
+}
+
+/// Adds a wait that is over to the thread's account: the thread runs from now on.
+#[inline(always)]
+fn account_wait(state: &mut ThreadState, duration: u64, ended_ns: u64) {
+    if state.phase == RUNNABLE {
+        state.runnable_count += 1;
+        state.runnable_ns += duration;
+    } else {
+        state.blocked_count += 1;
+        state.unsettled_ns += duration;
+    }
+    state.since_ns = ended_ns;
+    state.phase = RUNNING;
+    add(Counter::OffcpuExactNs, duration);
 }
 
 /// When the session or the thread began, whichever is later.
@@ -128,33 +190,31 @@ fn enter(next: Task, now: u64, session: &Control) {
         return;
     }
     let Some(state) = thread_state::get_or_create(next) else {
-        lose_wait(Counter::OffcpuLostTracking);
+        count(Counter::OffcpuCounted);
+        count(Counter::OffcpuLostTracking);
         return;
     };
     let newborn = next.has_never_run();
     if state.phase == NEW {
-        state.since_ns = begin(next, session);
-        state.run_delay_at_leave_ns = next.run_delay_ns();
-        state.phase = if newborn { RUNNABLE } else { BLOCKED };
+        start(
+            state,
+            next,
+            if newborn { RUNNABLE } else { BLOCKED },
+            session,
+        );
+    }
+    if state.phase == RUNNING {
+        // The kernel did not show that it left the CPU.
+        let open_ns = now.saturating_sub(state.since_ns);
+        let ran_ns = ran_meanwhile(next, state, open_ns);
+        state.on_cpu_ns += ran_ns;
+        state.exec_runtime_ns += ran_ns;
+        state.since_ns += ran_ns;
+        state.phase = BLOCKED;
     }
     let phase = state.phase;
-    if phase != BLOCKED && phase != RUNNABLE {
-        // It was never seen leaving. Some kernels do not show every switch.
-        state.since_ns = now;
-        lose_wait(Counter::OffcpuLostUnseen);
-        return;
-    }
     let duration = now.saturating_sub(state.since_ns);
-    if phase == BLOCKED {
-        state.blocked_count += 1;
-        state.unsettled_ns = duration;
-    } else {
-        state.runnable_count += 1;
-        state.runnable_ns += duration;
-    }
-    state.since_ns = now;
-    state.phase = RUNNING;
-    add(Counter::OffcpuExactNs, duration);
+    account_wait(state, duration, now);
     // SAFETY: reads a constant.
     if unsafe { offset!(sample_at_switch_out) } == 1 {
         emit_chosen_at_leave(next, state, phase, now, duration);
@@ -186,13 +246,6 @@ fn enter(next: Task, now: u64, session: &Control) {
         // SAFETY: per-CPU memory; interrupts are off in the scheduler.
         unsafe { *slot = chosen };
     }
-}
-
-/// A wait whose length is not known.
-#[inline(always)]
-fn lose_wait(reason: Counter) {
-    count(Counter::OffcpuCounted);
-    count(reason);
 }
 
 /// Samples in proportion to duration: a wait of `d` with probability
@@ -380,7 +433,7 @@ mod account {
         Control, Counter, KIND_ACCOUNT, MAX_FRAMES, RecordHeader, ThreadAccount, stack_end,
     };
 
-    use super::{begin, settle};
+    use super::{begin, ran_meanwhile, settle};
     use crate::{
         admit::admit,
         control, emit,
@@ -388,6 +441,10 @@ mod account {
         thread_state::{self, BLOCKED, NEW, RUNNING, ThreadState},
         unwind::Walk,
     };
+
+    /// The scheduler's clock leaves interrupts out: by how much it may fall
+    /// behind ours while a thread runs.
+    const CLOCK_DIFFERENCE_NS: u64 = 1_000_000;
 
     #[map]
     static ACCOUNT_SCRATCH: PerCpuArray<[u64; MAX_FRAMES]> = PerCpuArray::with_max_entries(1, 0);
@@ -472,23 +529,30 @@ mod account {
         }
         let now = session.session_end_ns;
         let mut account = fill(task, now, session);
-        let mut phase = if task.is_on_cpu() { RUNNING } else { BLOCKED };
-        let mut since_ns = begin(task, session);
-        if let Some(state) = thread_state::get(task) {
-            if state.phase != NEW {
-                settle(task, state);
-                phase = state.phase;
-                since_ns = state.since_ns;
-            }
+        let on_cpu = task.is_on_cpu();
+        let mut phase = if on_cpu { RUNNING } else { BLOCKED };
+        let mut open_ns = now.saturating_sub(begin(task, session));
+        if let Some(state) = thread_state::get(task)
+            && state.phase != NEW
+        {
+            settle(task, state);
             take_times(&mut account, state);
             account.has_run = u32::from(state.on_cpu_ns != 0);
-        }
-        let open_ns = now.saturating_sub(since_ns);
-        if phase == RUNNING {
-            // One that was not seen leaving may have left long ago.
-            if task.is_on_cpu() {
-                account.on_cpu_ns += open_ns;
+            phase = state.phase;
+            open_ns = now.saturating_sub(state.since_ns);
+            if on_cpu != (phase == RUNNING) {
+                // The last switch was not shown, or came after the end.
+                let ran_ns = ran_meanwhile(task, state, open_ns);
+                account.on_cpu_ns += ran_ns;
+                account.has_run = 1;
+                open_ns -= ran_ns;
+                if !on_cpu && open_ns > CLOCK_DIFFERENCE_NS {
+                    phase = BLOCKED;
+                }
             }
+        }
+        if phase == RUNNING {
+            account.on_cpu_ns += open_ns;
             account.has_run = 1;
         } else {
             account.unfinished_ns = open_ns;

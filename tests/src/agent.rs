@@ -26,9 +26,18 @@ impl Agent {
     /// # Errors
     /// Fails where it does not get that far; shows its log.
     pub fn start(lab: &Lab, arguments: &[&str]) -> Result<Self> {
+        Self::start_with(lab, arguments, &[])
+    }
+
+    /// The same, with environment variables.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(lab: &Lab, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let socket = lab.folder()?.join("agent.sock");
         let mut command = Command::new(lab.binary("profiler-agent")?);
         command.arg("--socket").arg(&socket).args(arguments);
+        command.envs(environment.iter().copied());
         let mut running = Running::start(&mut command)?;
         until(Duration::from_secs(30), || {
             if running.has_ended()? {

@@ -111,6 +111,19 @@ pub struct MemoryAndFiles {
 }
 
 impl MemoryAndFiles {
+    /// The smaller of each.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self {
+            rss_bytes: self.rss_bytes.min(other.rss_bytes),
+            files: self.files.min(other.files),
+            bpf_programs: self.bpf_programs.min(other.bpf_programs),
+            bpf_maps: self.bpf_maps.min(other.bpf_maps),
+            attachments: self.attachments.min(other.attachments),
+            threads: self.threads.min(other.threads),
+        }
+    }
+
     /// Of a process.
     ///
     /// # Errors

@@ -20,9 +20,11 @@ mount -t cgroup2 none /sys/fs/cgroup
 options=trans=virtio,version=9p2000.L,msize=512000
 mount -t 9p -o $options,ro,cache=loose host /host || echo "no share host"
 for folder in proc sys dev; do mount --rbind /$folder /host/$folder; done
-for folder in run tmp mnt; do mount -t tmpfs none /host/$folder; done
-mount -t 9p -o $options results /host/mnt || echo "no share results"
+# The one place that can be written; what lies below the host's /run is hidden.
+mount -t tmpfs none /host/run
+mkdir /host/run/results
+mount -t 9p -o $options results /host/run/results || echo "no share results"
 cp /smoke.sh /host/run/smoke.sh
-HOME=/tmp PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot /host /bin/sh /run/smoke.sh "@RELEASE@"
+HOME=/run TMPDIR=/run PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot /host /bin/sh /run/smoke.sh "@RELEASE@"
 sync
 poweroff -f

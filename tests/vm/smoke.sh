@@ -1,14 +1,16 @@
 #!/bin/sh
 # Runs in a guest as root, in the host's file tree. $1: folder with the release binaries.
-# Each step leaves NAME.out, NAME.err and, last, NAME.code in /mnt, which `cargo xtask test-vm` reads.
+# Each step leaves NAME.out, NAME.err and, last, NAME.code in
+# /run/results, which `cargo xtask test-vm` reads.
 profiler=$1/profiler
+results=/run/results
 
 step() {
     name=$1
     shift
-    "$@" >"/mnt/$name.out" 2>"/mnt/$name.err" </dev/null
+    "$@" >"$results/$name.out" 2>"$results/$name.err" </dev/null
     code=$?
-    echo "$code" >"/mnt/$name.code"
+    echo "$code" >"$results/$name.code"
     echo "smoke: $name: exit code $code"
 }
 

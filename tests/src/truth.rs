@@ -173,11 +173,7 @@ impl Truth {
     /// # Errors
     /// Fails where its spans do not cover the window.
     pub fn thread(&self, comm: &str, window: Window) -> Result<Sum> {
-        let threads = self.threads.iter();
-        let spans = threads
-            .filter(|thread| thread.comm == comm)
-            .flat_map(|thread| &thread.spans);
-        let clocks: Vec<_> = spans.flat_map(|span| [span.start, span.end]).collect();
+        let clocks = self.clocks(comm);
         let at = |time_ns| {
             interpolate(&clocks, time_ns).with_context(|| {
                 format!("the spans of {comm} do not reach both ends of the window {window:?}")
@@ -192,12 +188,40 @@ impl Truth {
             runnable_ns: end.1 - start.1,
         })
     }
+
+    /// How long the thread with a name waited for a CPU in a window, nanoseconds: at least and at most. The
+    /// thread's clocks are known at both ends of each span, and what happened between them may lie inside the
+    /// window or outside.
+    ///
+    /// # Errors
+    /// Fails where its spans do not cover the window.
+    pub fn runnable_bounds(&self, comm: &str, window: Window) -> Result<(u64, u64)> {
+        let clocks = self.clocks(comm);
+        let edge = |time_ns| around(&clocks, time_ns).context("the spans do not cover the window");
+        let ((before, start), (end, after)) = (edge(window.start_ns)?, edge(window.end_ns)?);
+        Ok((
+            end.delay_ns.saturating_sub(start.delay_ns),
+            after.delay_ns.saturating_sub(before.delay_ns),
+        ))
+    }
+
+    /// All readings of a thread's clocks, in order.
+    fn clocks(&self, comm: &str) -> Vec<Clocks> {
+        let threads = self.threads.iter().filter(|thread| thread.comm == comm);
+        let spans = threads.flat_map(|thread| &thread.spans);
+        spans.flat_map(|span| [span.start, span.end]).collect()
+    }
+}
+
+/// The readings just before and just after a moment.
+fn around(clocks: &[Clocks], time_ns: u64) -> Option<(Clocks, Clocks)> {
+    let after = clocks.partition_point(|clocks| clocks.time_ns <= time_ns);
+    Some((*clocks.get(after.checked_sub(1)?)?, *clocks.get(after)?))
 }
 
 /// CPU time and run delay at a moment between two readings of the clocks, which are in order.
 fn interpolate(clocks: &[Clocks], time_ns: u64) -> Option<(f64, f64)> {
-    let after = clocks.partition_point(|clocks| clocks.time_ns <= time_ns);
-    let (before, after) = (clocks.get(after.checked_sub(1)?)?, clocks.get(after)?);
+    let (before, after) = around(clocks, time_ns)?;
     let passed = (time_ns - before.time_ns) as f64 / (after.time_ns - before.time_ns) as f64;
     let between = |from: u64, to: u64| from as f64 + passed * to.saturating_sub(from) as f64;
     Some((
@@ -251,6 +275,8 @@ mod tests {
             (300.0, 40.0, 55.0)
         );
         truth().thread("one", window(50, 450)).unwrap_err();
+        let bounds = truth().runnable_bounds("one", window(150, 350)).unwrap();
+        assert_eq!(bounds, (50, 60));
         truth().thread("one", window(150, 601)).unwrap_err();
         assert_eq!(truth().tid("one").unwrap(), 8);
         truth().tid("two").unwrap_err();

@@ -37,6 +37,7 @@ pub fn assemble(parts: &Parts<'_>, facts: Facts, ledger: Ledger) -> Capture {
         threads: HashMap::new(),
         stacks: HashMap::new(),
         attributes: HashMap::new(),
+        devices: HashMap::new(),
         frames: vec![None; parts.resolved.frames.len()],
     };
     let profiles = parts
@@ -67,6 +68,7 @@ struct Assembler<'a> {
     threads: HashMap<u32, ThreadId>,
     stacks: HashMap<StackKey, StackId>,
     attributes: HashMap<u32, AttributesId>,
+    devices: HashMap<(u32, u32), StrId>,
     frames: Vec<Option<FrameId>>,
 }
 
@@ -89,7 +91,7 @@ impl Assembler<'_> {
             time_ns: self.parts.utc.to_utc_ns(raw.time_ns),
             thread: self.thread(raw.thread),
             stack: self.stack(event, raw),
-            attributes: self.attribute_set(raw.attributes),
+            attributes: self.attribute_set(raw),
             weight: raw.weight,
             count: u64::from(raw.count),
         }
@@ -167,8 +169,13 @@ impl Assembler<'_> {
             user_end: end(ids.user_end),
             kernel: self.frame_ids(
                 match kernel {
-                    // A tick interrupts; nothing was called.
-                    Some(frames) if event == Event::Cpu => frames,
+                    // A tick interrupts, and a thread that does not run is
+                    // looked at from outside: nothing was called.
+                    Some(frames)
+                        if event == Event::Cpu || ids.user_end == stack_end::NOT_RUNNING =>
+                    {
+                        frames
+                    }
                     Some(frames) => resolved.without_profiler(frames),
                     None => &[],
                 },
@@ -225,27 +232,27 @@ impl Assembler<'_> {
         })
     }
 
-    fn attribute_set(&mut self, index: u32) -> AttributesId {
-        if let Some(id) = self.attributes.get(&index) {
+    fn attribute_set(&mut self, raw: &RawSample) -> AttributesId {
+        if raw.request.is_none()
+            && let Some(id) = self.attributes.get(&raw.attributes)
+        {
             return *id;
         }
-        let attributes = match self.parts.aggregate.attributes()[index as usize] {
+        let mut attributes = match self.parts.aggregate.attributes()[raw.attributes as usize] {
             RawAttributes::None => return AttributesId::default(),
             RawAttributes::Wait { runnable, extent } => self.wait(runnable, extent),
-            RawAttributes::Io { key, request } => {
-                let device = self.device(key);
-                let operation = self.dictionary.intern_string(operation(key.operation));
-                let mut attributes =
-                    vec![Attribute::Device(device), Attribute::Operation(operation)];
-                if let Some(request) = request {
-                    attributes.push(Attribute::IoBytes(request.bytes));
-                    attributes.push(Attribute::QueueNs(request.queue_ns));
-                }
-                attributes
-            }
+            RawAttributes::Io(key) => vec![
+                Attribute::Device(self.device(key)),
+                Attribute::Operation(self.dictionary.intern_string(operation(key.operation))),
+            ],
         };
+        if let Some(request) = raw.request {
+            attributes.push(Attribute::IoBytes(request.bytes));
+            attributes.push(Attribute::QueueNs(request.queue_ns));
+            return self.dictionary.intern_attributes(attributes);
+        }
         let id = self.dictionary.intern_attributes(attributes);
-        self.attributes.insert(index, id);
+        self.attributes.insert(raw.attributes, id);
         id
     }
 
@@ -263,12 +270,18 @@ impl Assembler<'_> {
 
     /// Name of a block device, or "major:minor" where it is gone.
     fn device(&mut self, key: IoKey) -> StrId {
-        let number = format!("{}:{}", key.major, key.minor);
-        let name = fs::read_link(format!("/sys/dev/block/{number}"))
+        let number = (key.major, key.minor);
+        if let Some(name) = self.devices.get(&number) {
+            return *name;
+        }
+        let text = format!("{}:{}", key.major, key.minor);
+        let name = fs::read_link(format!("/sys/dev/block/{text}"))
             .ok()
             .and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()))
-            .unwrap_or(number);
-        self.dictionary.intern_string(&name)
+            .unwrap_or(text);
+        let name = self.dictionary.intern_string(&name);
+        self.devices.insert(number, name);
+        name
     }
 
     fn accounts(&mut self) -> Vec<ThreadAccount> {
@@ -328,8 +341,8 @@ fn histogram(buckets: &[u64]) -> Histogram {
     }
 }
 
-/// `enum req_op` (include/linux/blk_types.h), stable in these numbers since
-/// Linux 4.10; others have a number for a name.
+/// `enum req_op` (include/linux/blk_types.h). Others have had different numbers
+/// over time.
 fn operation(number: u32) -> &'static str {
     match number {
         0 => "read",
@@ -337,7 +350,6 @@ fn operation(number: u32) -> &'static str {
         2 => "flush",
         3 => "discard",
         5 => "secure-erase",
-        7 => "zone-append",
         9 => "write-zeroes",
         34 => "driver-in",
         35 => "driver-out",
@@ -360,15 +372,18 @@ fn end(end: u8) -> StackEnd {
 
 impl Resolved {
     /// A kernel stack taken by a program that a tracepoint runs begins with the
-    /// program and what called it. That is not what the thread was doing.
+    /// program and what called it. That is not what the thread was doing. Where
+    /// kernel symbols are hidden the two cannot be told apart, and all stays.
     fn without_profiler<'a>(&self, frames: &'a [u32]) -> &'a [u32] {
-        /// Frames that the machinery is at most deep.
-        const DEEPEST: usize = 8;
+        let has_names = |frame: &u32| !self.frames[*frame as usize].names.is_empty();
+        if !frames.iter().any(has_names) {
+            return frames;
+        }
         let machinery = frames
             .iter()
-            .take(DEEPEST)
-            .rposition(|frame| self.is_machinery(*frame));
-        machinery.map_or(frames, |last| &frames[last + 1..])
+            .take_while(|frame| self.is_machinery(**frame))
+            .count();
+        &frames[machinery..]
     }
 
     fn is_machinery(&self, frame: u32) -> bool {

@@ -1,9 +1,12 @@
 //! The kernel's counters and what arrived -> the ledger.
 
 use profiler_abi::Counter;
-use profiler_proto::{Event, EventLedger, Frequency, Ledger, LossReason, SkipReason};
+use profiler_proto::{CaptureSpec, Event, EventFacts, EventLedger, Ledger, LossReason, SkipReason};
 
-use crate::{aggregate::Aggregate, bpf::CounterSums};
+use crate::{
+    aggregate::Aggregate,
+    bpf::{CounterSums, CpuRung},
+};
 
 /// What the ledger is made of.
 pub struct LedgerInput<'a> {
@@ -15,10 +18,12 @@ pub struct LedgerInput<'a> {
     pub aggregate: &'a Aggregate,
     /// Time the sampling events were enabled, summed over CPUs.
     pub cpu_enabled_ns: u64,
-    /// Ticks that found the sampling program running.
-    pub cpu_recursions: u64,
-    /// Of sampling.
-    pub frequency: Frequency,
+    /// Runs that the kernel skipped, by event.
+    pub recursions: [u64; 3],
+    /// What was asked for.
+    pub spec: &'a CaptureSpec,
+    /// What became of it.
+    pub facts: &'a [EventFacts],
 }
 
 /// Samples that the kernel side could not hand over.
@@ -37,19 +42,15 @@ pub fn lost_in_kernel(counters: &CounterSums) -> u64 {
 
 impl LedgerInput<'_> {
     /// The ledger of the events that were measured.
-    pub fn ledger(&self, events: &[Event]) -> Ledger {
+    pub fn ledger(&self) -> Ledger {
+        let measured = self.facts.iter().filter(|facts| facts.available);
         let mut ledger = Ledger {
-            events: events.iter().map(|event| self.event(*event)).collect(),
+            events: measured.map(|facts| self.event(facts.event)).collect(),
         };
         // A record that cannot be parsed does not say whose it was.
-        if let Some(first) = ledger.events.first_mut() {
-            explain(
-                first,
-                LossReason::MalformedRecord,
-                self.aggregate.malformed(),
-            );
-        }
+        let mut malformed = self.aggregate.malformed();
         for event in &mut ledger.events {
+            malformed -= explain(event, LossReason::MalformedRecord, malformed);
             event.losses.retain(|_, count| *count > 0);
         }
         ledger
@@ -72,14 +73,26 @@ impl LedgerInput<'_> {
             .saturating_sub(ledger.delivered)
             .saturating_sub(known);
         ledger.losses.insert(LossReason::Unexplained, missing);
+        match self.recursions[event as usize] {
+            0 => {}
+            count => {
+                ledger.skipped.insert(SkipReason::Recursion, count as i64);
+            }
+        }
         ledger
+    }
+
+    /// Whether ticks come at a fixed rate. A cycle counter stands still while
+    /// its CPU idles, so how many ticks there will be cannot be foretold.
+    fn has_fixed_rate(&self) -> bool {
+        self.facts
+            .iter()
+            .any(|facts| facts.event == Event::Cpu && facts.mechanism == CpuRung::CpuClock.name())
     }
 
     fn cpu(&self) -> EventLedger {
         let get = |counter| self.counters.get(counter);
         let mut ledger = EventLedger::new(Event::Cpu);
-        let expected = u128::from(self.cpu_enabled_ns) * u128::from(self.frequency.get());
-        ledger.expected = ((expected + 500_000_000) / 1_000_000_000) as u64;
         ledger.observed = get(Counter::CpuObserved);
         ledger.idle = get(Counter::CpuIdle);
         ledger.filtered = get(Counter::CpuFiltered);
@@ -87,15 +100,15 @@ impl LedgerInput<'_> {
         ledger
             .losses
             .insert(LossReason::RingBufferFull, get(Counter::CpuLostRing));
+        ledger.expected = ledger.observed;
+        if self.has_fixed_rate() {
+            let hertz = u128::from(self.spec.frequency.get());
+            let ticks = u128::from(self.cpu_enabled_ns) * hertz;
+            ledger.expected = ((ticks + 500_000_000) / 1_000_000_000) as u64;
+        }
         let skipped = ledger.expected as i64 - ledger.observed as i64;
-        let recursions = self.cpu_recursions as i64;
-        for (reason, count) in [
-            (SkipReason::Recursion, recursions),
-            (SkipReason::TickMissing, skipped - recursions),
-        ] {
-            if count != 0 {
-                ledger.skipped.insert(reason, count);
-            }
+        if skipped != 0 {
+            ledger.skipped.insert(SkipReason::TickMissing, skipped);
         }
         ledger
     }
@@ -105,7 +118,7 @@ impl LedgerInput<'_> {
     fn offcpu(&self) -> EventLedger {
         let get = |counter| self.counters.get(counter);
         let mut ledger = EventLedger::new(Event::OffCpu);
-        let unfinished = self.unfinished();
+        let unfinished = self.aggregate.unfinished();
         ledger.observed = get(Counter::OffcpuObserved) + unfinished.count;
         ledger.filtered = get(Counter::OffcpuFiltered);
         ledger.unsampled = get(Counter::OffcpuUnsampled);
@@ -120,7 +133,7 @@ impl LedgerInput<'_> {
         ledger
             .losses
             .insert(LossReason::SwitchNotSeen, self.left_over_waits);
-        ledger.exact_weight = get(Counter::OffcpuExactNs) + unfinished.weight;
+        ledger.exact_weight = get(Counter::OffcpuExactNs) + unfinished.weight_ns;
         ledger.sampled_weight = self.sampled_weight(Event::OffCpu);
         ledger
     }
@@ -150,17 +163,6 @@ impl LedgerInput<'_> {
             .iter()
             .map(|sample| sample.weight)
             .sum()
-    }
-
-    fn unfinished(&self) -> Unfinished {
-        let mut unfinished = Unfinished::default();
-        for raw in self.aggregate.accounts() {
-            if raw.account.unfinished_ns > 0 {
-                unfinished.count += 1;
-                unfinished.weight += raw.account.unfinished_ns;
-            }
-        }
-        unfinished
     }
 
     /// What else limits the capture, in sentences.
@@ -201,20 +203,21 @@ impl LedgerInput<'_> {
         let times = (slot > 0).then(|| {
             format!("sample times are rounded to {slot} s: more samples than the agent keeps apart")
         });
-        accounts.into_iter().chain(times)
+        let rate = (self.spec.events.contains(&Event::Cpu) && !self.has_fixed_rate()).then(|| {
+            "cpu is sampled by a cycle counter, whose rate varies: weights are right on average, \
+             and ticks that the kernel left out are not known"
+                .to_owned()
+        });
+        accounts.into_iter().chain(times).chain(rate)
     }
 }
 
-#[derive(Default)]
-struct Unfinished {
-    count: u64,
-    weight: u64,
-}
-
-/// Moves up to `count` from the unexplained losses to a named one.
-fn explain(ledger: &mut EventLedger, reason: LossReason, count: u64) {
+/// Moves up to `count` from the unexplained losses to a named one. Returns how
+/// many that were.
+fn explain(ledger: &mut EventLedger, reason: LossReason, count: u64) -> u64 {
     let unexplained = ledger.losses.entry(LossReason::Unexplained).or_default();
     let moved = count.min(*unexplained);
     *unexplained -= moved;
     *ledger.losses.entry(reason).or_default() += moved;
+    moved
 }

@@ -28,8 +28,8 @@ use crate::{
     sampling::Sampling,
 };
 
-/// How often the ring buffer is read. At 10 kHz on 64 CPUs 20 ms are 13,000
-/// records; a wake-up costs about 10 us.
+/// How often the ring buffer is read. At 999 Hz on 64 CPUs 20 ms are 1,300
+/// samples, an eighth of a ring of 1 MiB; a wake-up costs about 10 us.
 const READ_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often the client hears of progress and sampling is adapted.
@@ -205,8 +205,9 @@ pub fn run(
     own_cost::release_memory();
     client.report(pb::Phase::Armed)?;
     let end_reason = session.capture(&client)?;
+    let end_ns = session.programs.disable()?;
     client.report(pb::Phase::Finishing)?;
-    let capture = session.finish(end_reason, cpu_before_ns)?;
+    let capture = session.finish(end_ns, end_reason, cpu_before_ns)?;
     client.deliver(&capture)?;
     let ledger = capture.ledger.clone();
     drop(capture);
@@ -285,7 +286,7 @@ impl<'a> Session<'a> {
             .collect();
         control
             .map_bytes
-            .store(own_cost::bpf_map_bytes(), Ordering::Relaxed);
+            .store(programs.map_bytes(), Ordering::Relaxed);
         *control.events() = programs.events().to_vec();
         let utc = UtcOffset::measure();
         let start_ns = programs.enable(sampling.threshold_ns())?;
@@ -377,52 +378,48 @@ impl<'a> Session<'a> {
                 .all(|(pid, ticks)| start_ticks(*pid).ok() != Some(*ticks))
     }
 
-    /// Detaches everything and builds the capture.
+    /// Collects what the kernel programs hold, detaches them and builds the
+    /// capture.
     fn finish(
         mut self,
+        end_ns: u64,
         end_reason: EndReason,
         cpu_before_ns: u64,
     ) -> Result<Capture, SessionError> {
-        let end_ns = self.programs.disable()?;
+        let mut warnings = Vec::new();
         let cpu_enabled_ns = self.programs.cpu_enabled_ns();
         self.read();
-        self.read_accounts()?;
+        if let Err(error) = self.read_accounts() {
+            warnings.push(format!("threads that still live have no account: {error}"));
+        }
         let counters = self.programs.counters()?;
+        let left_over_waits = self.programs.left_over_waits()?;
         let io_totals = if self.programs.has(Event::Io) {
-            self.programs.io_totals()?
+            self.programs.io_totals().unwrap_or_else(|error| {
+                warnings.push(format!("no device statistics: {error}"));
+                Vec::new()
+            })
         } else {
             Vec::new()
         };
-        let left_over_waits = self.programs.left_over_waits()?;
-        let cpu_recursions = self.programs.recursion_misses("cpu_sample");
-        let (bpf_run_ns, bpf_runs) = self.programs.run_cost();
-        let own_cost = OwnCost {
-            agent_cpu_ns: 0,
-            agent_rss_bytes: own_cost::rss_bytes(),
-            bpf_map_bytes: self.control.map_bytes.load(Ordering::Relaxed),
-            bpf_run_ns,
-            bpf_runs,
-        };
-        let mut facts = self.facts(end_ns, end_reason, own_cost);
+        let recursions = Event::ALL.map(|event| self.programs.recursion_misses(event));
+        let mut facts = self.facts(end_ns, end_reason);
         drop(self.programs);
         let resolved = self.resolver.finish();
-        let measured: Vec<Event> = facts
-            .events
-            .iter()
-            .filter(|event| event.available)
-            .map(|event| event.event)
-            .collect();
         let input = LedgerInput {
             counters: &counters,
             left_over_waits,
             aggregate: &self.aggregate,
             cpu_enabled_ns,
-            cpu_recursions,
-            frequency: self.control.spec.frequency,
+            recursions,
+            spec: &self.control.spec,
+            facts: &facts.events,
         };
-        let ledger = input.ledger(&measured);
-        facts.warnings.extend(input.warnings());
+        let ledger = input.ledger();
+        warnings.extend(input.warnings());
+        facts.warnings = warnings;
         facts.own_cost.agent_cpu_ns = own_cost::cpu_ns().saturating_sub(cpu_before_ns);
+        let measured: Vec<Event> = ledger.events.iter().map(|event| event.event).collect();
         let parts = Parts {
             aggregate: &self.aggregate,
             resolved: &resolved,
@@ -451,7 +448,20 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn facts(&self, end_ns: u64, end_reason: EndReason, own_cost: OwnCost) -> Facts {
+    /// What the session costs while its programs are loaded. CPU time is filled
+    /// in at the end.
+    fn own_cost(&self) -> OwnCost {
+        let (bpf_run_ns, bpf_runs) = self.programs.run_cost();
+        OwnCost {
+            agent_cpu_ns: 0,
+            agent_rss_bytes: own_cost::rss_bytes(),
+            bpf_map_bytes: self.control.map_bytes.load(Ordering::Relaxed),
+            bpf_run_ns,
+            bpf_runs,
+        }
+    }
+
+    fn facts(&self, end_ns: u64, end_reason: EndReason) -> Facts {
         let system = rustix::system::uname();
         let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
         let mut events = self.programs.events().to_vec();
@@ -470,7 +480,7 @@ impl<'a> Session<'a> {
             end_ns: self.utc.to_utc_ns(end_ns),
             spec: self.control.spec.clone(),
             events,
-            own_cost,
+            own_cost: self.own_cost(),
             end_reason,
             warnings: Vec::new(),
             memory_bytes: memory_bytes(),

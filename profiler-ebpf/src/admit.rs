@@ -1,6 +1,10 @@
 //! The one filter: is this thread the target of the session?
 
-use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::map, maps::HashMap};
+use aya_ebpf::{
+    helpers::bpf_probe_read_kernel,
+    macros::map,
+    maps::{HashMap, LruHashMap},
+};
 use profiler_abi::{Counter, TargetFlags};
 
 use crate::{
@@ -9,9 +13,10 @@ use crate::{
 };
 
 /// Process id -> start of the process in clock ticks, as in `/proc/PID/stat`:
-/// a process that got the same id later is not the target.
+/// a process that got the same id later is not the target. The least recently
+/// used make room: those that have exited.
 #[map]
-static PIDS: HashMap<u32, u64> = HashMap::with_max_entries(8192, 0);
+static PIDS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(8192, 0);
 
 /// Command name, NUL-padded -> 1.
 #[map]
@@ -89,6 +94,14 @@ fn in_target_cgroup(task: Task) -> bool {
         }
     }
     false
+}
+
+/// Whether the session's target is a command that was stopped for the profiler
+/// to get ready, and what it forks.
+#[inline(always)]
+pub(crate) fn follows_command() -> bool {
+    // SAFETY: reads a constant.
+    unsafe { offset!(target_flags) & TargetFlags::FOLLOW_FORKS != 0 }
 }
 
 /// Makes a forked process a target where its parent is one.

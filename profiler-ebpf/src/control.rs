@@ -64,12 +64,33 @@ pub(crate) fn count(counter: Counter) {
     add(counter, 1);
 }
 
-/// Adds to this CPU's counter. A program that interrupts another one between
-/// its load and its store belongs to another event and so to other counters.
+/// Adds to this CPU's counter. For programs that nothing interrupts which uses
+/// the same counter.
 #[inline(always)]
 pub(crate) fn add(counter: Counter, n: u64) {
     if let Some(counters) = COUNTS.get_ptr_mut(0) {
         // SAFETY: per-CPU map memory; the index is below COUNTERS by type.
         unsafe { (*counters).values[counter as usize] += n };
+    }
+}
+
+/// The same for counters that an interrupt on this CPU adds to as well.
+#[inline(always)]
+pub(crate) fn add_atomic(counter: Counter, n: u64) {
+    if let Some(counters) = COUNTS.get_ptr_mut(0) {
+        // SAFETY: as above.
+        atomic_add(unsafe { &raw mut (*counters).values[counter as usize] }, n);
+    }
+}
+
+/// Adds to a number in map memory that others add to at the same time.
+#[inline(always)]
+pub(crate) fn atomic_add(number: *mut u64, n: u64) {
+    // SAFETY: the callers' pointers are into map memory. AtomicU64 does not
+    // exist for this target; the intrinsic compiles to an atomic add.
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
+            number, n,
+        );
     }
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use profiler_abi::{Counter, StackRecord};
 
-use crate::control::count;
+use crate::control::add_atomic;
 
 /// Resized by the agent before loading.
 #[map]
@@ -33,7 +33,7 @@ fn output(data: *const u8, size: u64) -> bool {
 #[inline(always)]
 pub(crate) fn sample<T>(sample: &T, lost: Counter) {
     if !output(core::ptr::from_ref(sample).cast(), size_of::<T>() as u64) {
-        count(lost);
+        add_atomic(lost, 1);
     }
 }
 

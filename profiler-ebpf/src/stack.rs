@@ -13,7 +13,7 @@ use profiler_abi::{
 };
 
 use crate::{
-    control::count,
+    control::add_atomic,
     emit,
     task::Task,
     unwind::{self, Walk},
@@ -86,7 +86,7 @@ fn send(slot: u32, record: *mut StackRecord, walk: Walk) -> (u64, u8) {
         (*record).pad = 0;
     }
     if !emit::stack(record, size) {
-        count(Counter::StackLost);
+        add_atomic(Counter::StackLost, 1);
         return (0, stack_end::LOST);
     }
     if let Some(sent) = sent {

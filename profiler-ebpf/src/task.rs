@@ -161,13 +161,14 @@ impl Task {
         self.task_at(unsafe { offset!(task_real_parent) })
     }
 
-    /// The task that the pointer at `offset` leads to.
+    /// The task that the pointer at `offset` leads to. The verifier follows
+    /// pointers from a typed one.
     #[inline(always)]
     fn task_at(self, offset: u64) -> Self {
         let pointer: u64 = self.read(offset);
         Self {
             pointer: pointer as *const u8,
-            typed: false,
+            typed: self.typed,
         }
     }
 

@@ -63,17 +63,12 @@ pub enum RawAttributes {
         /// How much of it lies in the window.
         extent: Extent,
     },
-    /// A block request.
-    Io {
-        /// Device and operation.
-        key: IoKey,
-        /// Of the one request; `None` where several were put together.
-        request: Option<RawRequest>,
-    },
+    /// A block request: device and operation.
+    Io(IoKey),
 }
 
 /// What one block request has for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawRequest {
     /// Size.
     pub bytes: u64,
@@ -105,6 +100,8 @@ pub struct RawSample {
     pub attributes: u32,
     /// What it stands for, in the event's unit.
     pub weight: u64,
+    /// Of a block request; `None` where several were put together.
+    pub request: Option<RawRequest>,
     /// Measurements in it; 0 for the second part of a wait that was blocked,
     /// then runnable.
     pub count: u32,
@@ -117,6 +114,15 @@ pub struct RawAccount {
     pub thread: u32,
     /// As the kernel sent it.
     pub account: ThreadAccount,
+}
+
+/// Waits that had not ended with the session.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unfinished {
+    /// How many.
+    pub count: u64,
+    /// How long they had lasted, in sum.
+    pub weight_ns: u64,
 }
 
 /// A table that gives every distinct value a number.
@@ -142,16 +148,6 @@ impl<T: Copy + Eq + Hash> Interner<T> {
     }
 }
 
-impl Interner<RawAttributes> {
-    /// The attributes without what only one measurement has.
-    fn intern_plain(&mut self, index: u32) -> u32 {
-        match self.values[index as usize] {
-            RawAttributes::Io { key, .. } => self.intern(RawAttributes::Io { key, request: None }),
-            RawAttributes::None | RawAttributes::Wait { .. } => index,
-        }
-    }
-}
-
 /// All that one session has measured.
 pub struct Aggregate {
     frequency: Frequency,
@@ -167,6 +163,7 @@ pub struct Aggregate {
     store: SampleStore,
     accounts: Vec<RawAccount>,
     lost_accounts: u64,
+    unfinished: Unfinished,
     malformed: u64,
 }
 
@@ -185,6 +182,7 @@ impl Aggregate {
             store: SampleStore::new(max_samples),
             accounts: Vec::new(),
             lost_accounts: 0,
+            unfinished: Unfinished::default(),
             malformed: 0,
         }
     }
@@ -230,6 +228,7 @@ impl Aggregate {
                 thread,
                 stack: sample.stack,
                 attributes: 0,
+                request: None,
                 weight: self.frequency.period_ns(),
                 count: 1,
             },
@@ -252,6 +251,7 @@ impl Aggregate {
             thread,
             stack: sample.stack,
             attributes: 0,
+            request: None,
             weight,
             count,
         };
@@ -290,18 +290,16 @@ impl Aggregate {
         };
         self.push(
             Event::Io,
-            RawAttributes::Io {
-                key: sample.key,
-                request: Some(RawRequest {
-                    bytes: sample.bytes,
-                    queue_ns: sample.queue_ns,
-                }),
-            },
+            RawAttributes::Io(sample.key),
             RawSample {
                 time_ns: sample.time_ns,
                 thread,
                 stack: sample.stack,
                 attributes: 0,
+                request: Some(RawRequest {
+                    bytes: sample.bytes,
+                    queue_ns: sample.queue_ns,
+                }),
                 weight,
                 count: 1,
             },
@@ -318,6 +316,8 @@ impl Aggregate {
         resolver: &mut Resolver,
     ) {
         let waits = u64::from(account.unfinished_ns > 0);
+        self.unfinished.count += waits;
+        self.unfinished.weight_ns += account.unfinished_ns;
         let thread = match self.thread(&account.identity, resolver) {
             Some(thread) if self.accounts.len() < MAX_THREADS => thread,
             _ => {
@@ -363,6 +363,7 @@ impl Aggregate {
                 pad: [0; 6],
             },
             attributes: 0,
+            request: None,
             weight: account.unfinished_ns,
             count: 1,
         };
@@ -422,11 +423,7 @@ impl Aggregate {
         mut sample: RawSample,
         resolver: &mut Resolver,
     ) -> bool {
-        let attribute_table = &mut self.attributes;
-        let room = self
-            .store
-            .make_room(|attributes| attribute_table.intern_plain(attributes));
-        if !room {
+        if !self.store.make_room() {
             self.store.refuse(event, u64::from(sample.count));
             return false;
         }
@@ -475,6 +472,11 @@ impl Aggregate {
     /// The samples.
     pub fn store(&self) -> &SampleStore {
         &self.store
+    }
+
+    /// Waits that had not ended, kept or not.
+    pub fn unfinished(&self) -> Unfinished {
+        self.unfinished
     }
 
     /// Accounts of threads that found no room.

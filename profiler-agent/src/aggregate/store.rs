@@ -51,11 +51,10 @@ impl SampleStore {
         self.over_budget[event as usize] += count;
     }
 
-    /// Whether there is room for one more. `plain` gives the attributes that a
-    /// sample keeps when it is put together with others. Coarser slots are
-    /// tried until a quarter is free; where samples differ in more than time
-    /// that never happens, and the store is full.
-    pub fn make_room(&mut self, mut plain: impl FnMut(u32) -> u32) -> bool {
+    /// Whether there is room for one more. Coarser slots are tried until a
+    /// quarter is free; where samples differ in more than time that never
+    /// happens, and the store is full.
+    pub fn make_room(&mut self) -> bool {
         if self.len() < self.max {
             return true;
         }
@@ -63,7 +62,7 @@ impl SampleStore {
         while !self.full {
             self.slot_ns = slot_ns;
             for samples in &mut self.samples {
-                coalesce(samples, slot_ns, &mut plain);
+                coalesce(samples, slot_ns);
             }
             if self.len() <= self.max / 4 * 3 {
                 return true;
@@ -100,12 +99,12 @@ impl SampleStore {
 }
 
 /// Puts together what falls into one slot and differs in time only.
-fn coalesce(samples: &mut Vec<RawSample>, slot_ns: u64, plain: &mut impl FnMut(u32) -> u32) {
+fn coalesce(samples: &mut Vec<RawSample>, slot_ns: u64) {
     let mut places: HashMap<(u64, u32, StackIds, u32), usize> = HashMap::new();
     let mut kept: Vec<RawSample> = Vec::new();
     for mut sample in samples.drain(..) {
         sample.time_ns -= sample.time_ns % slot_ns;
-        sample.attributes = plain(sample.attributes);
+        sample.request = None;
         let key = (
             sample.time_ns,
             sample.thread,
@@ -137,6 +136,7 @@ mod tests {
             thread,
             stack: StackIds::default(),
             attributes: 0,
+            request: None,
             weight: 10,
             count: 1,
         }
@@ -145,7 +145,7 @@ mod tests {
     fn fill(store: &mut SampleStore, n: u64, thread: impl Fn(u64) -> u32) -> u64 {
         let mut refused = 0;
         for i in 0..n {
-            if store.make_room(|attributes| attributes) {
+            if store.make_room() {
                 store.push(Event::Cpu, sample(i * 1_000_000, thread(i)));
             } else {
                 store.refuse(Event::Cpu, 1);

@@ -4,7 +4,6 @@
 use std::{fs, os::fd::AsFd, str::FromStr};
 
 use aya::{Btf, Ebpf, programs::Program};
-use profiler_abi::Offsets;
 use profiler_proto::Frequency;
 
 use super::{
@@ -111,7 +110,7 @@ impl IoRung {
 /// How the object is loaded: one constant of it depends on the off-CPU rung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LoadMode {
-    /// [`Offsets::sample_at_switch_out`].
+    /// [`profiler_abi::Offsets::sample_at_switch_out`].
     pub sample_at_switch_out: bool,
 }
 
@@ -125,15 +124,11 @@ pub(super) struct Ladder {
 
 impl Ladder {
     /// Looks at the kernel's BTF only.
-    pub(super) fn new(
-        btf: &KernelBtf,
-        offsets: &Offsets,
-        forced: Option<OffcpuRung>,
-    ) -> Result<Self, BpfError> {
+    pub(super) fn new(btf: &KernelBtf, forced: Option<OffcpuRung>) -> Result<Self, BpfError> {
         Ok(Self {
             has_sched_exit: btf.tracepoint_arguments("sched_exit_tp")?.is_some(),
             has_finish_task_switch: btf.has_function("finish_task_switch"),
-            has_io_start: offsets.has_block_io_start == 1,
+            has_io_start: btf.tracepoint_arguments("block_io_start")?.is_some(),
             forced,
         })
     }
@@ -321,10 +316,16 @@ fn finish_task_switch_symbol() -> Result<String, String> {
         .find(|symbol| {
             symbol
                 .strip_prefix("finish_task_switch")
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(".isra."))
+                .is_some_and(|rest| rest.is_empty() || is_suffix(rest))
         })
         .map(str::to_owned)
         .ok_or_else(|| "finish_task_switch is not in /proc/kallsyms".to_owned())
+}
+
+/// `.isra.N`, but not `.isra.N.cold`, which is another piece of code.
+fn is_suffix(rest: &str) -> bool {
+    rest.strip_prefix(".isra.")
+        .is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Adds what to do to a refusal.

@@ -12,11 +12,12 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, AsRawFd},
+    time::Duration,
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::Program,
 };
 use aya_log::EbpfLogger;
@@ -37,9 +38,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pr
 static HASH_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-hash.bpf.o"));
 
-/// Longest wait for a program that still runs on another CPU when a session
-/// is disabled. They run with preemption off, for microseconds.
-const SETTLE_NS: u64 = 2_000_000;
+/// Wait for programs that still run on other CPUs when a session is disabled,
+/// where the kernel has no way to tell.
+const SETTLE: Duration = Duration::from_millis(5);
 
 /// What is set per session beside the target.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +51,61 @@ pub struct LoadSettings {
     pub offcpu_rung: Option<OffcpuRung>,
 }
 
+/// Where the kernel programs keep what they know of a thread.
+#[derive(Clone, Copy, Debug)]
+enum ThreadMap {
+    /// With the task itself.
+    TaskStorage,
+    /// In a hash of this size, allocated beforehand.
+    Hash {
+        /// Threads it has room for.
+        threads: u32,
+    },
+}
+
+impl ThreadMap {
+    /// Task storage came with Linux 5.11, but allocates with `kmalloc` until
+    /// 6.4, which the scheduler, where we make it, must not do. Since then it
+    /// has an allocator of its own, in one of two forms.
+    fn choose(btf: &KernelBtf) -> Self {
+        let allocator = |member| btf.offset("bpf_local_storage_map", member).is_ok();
+        if allocator("selem_ma") || allocator("use_kmalloc_nolock") {
+            Self::TaskStorage
+        } else {
+            let threads = (host_threads() * 2).next_power_of_two();
+            Self::Hash {
+                threads: threads.clamp(16_384, 262_144),
+            }
+        }
+    }
+}
+
+/// Kernel memory of an object's maps: `memlock` of their descriptors.
+fn map_memory(ebpf: &Ebpf) -> u64 {
+    ebpf.maps()
+        .filter_map(|(_, map)| match map {
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::PerCpuArray(data)
+            | Map::RingBuf(data)
+            | Map::Unsupported(data) => Some(data),
+            // Kinds that the object does not have.
+            _ => None,
+        })
+        .filter_map(|data| fdinfo_number(data.fd().as_fd().as_raw_fd(), "memlock:"))
+        .sum()
+}
+
+/// Threads on the host: the fourth field of `/proc/loadavg` is
+/// `runnable/existing`.
+fn host_threads() -> u32 {
+    std::fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|load| load.split(' ').nth(3)?.split('/').nth(1)?.parse().ok())
+        .unwrap_or(0)
+}
+
 /// Loaded and attached programs. Dropping this detaches and frees everything.
 pub struct Programs {
     ebpf: Ebpf,
@@ -57,6 +113,7 @@ pub struct Programs {
     control: Control,
     sampler: Option<Sampler>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    map_bytes: u64,
     events: Vec<EventFacts>,
 }
 
@@ -68,13 +125,14 @@ impl Programs {
         let btf = KernelBtf::read()?;
         let mut offsets = offsets::kernel_offsets(&btf)?;
         offsets::add_target(&mut offsets, &spec.target, &btf)?;
-        let ladder = Ladder::new(&btf, &offsets, settings.offcpu_rung)?;
+        let ladder = Ladder::new(&btf, settings.offcpu_rung)?;
+        let thread_map = ThreadMap::choose(&btf);
         drop(btf);
         let kernel = Btf::from_sys_fs().map_err(BpfError::KernelBtf)?;
         let mut refused = None;
         for mode in ladder.load_modes(spec.events.contains(&Event::OffCpu)) {
             offsets.sample_at_switch_out = u64::from(mode.sample_at_switch_out);
-            let mut programs = Self::load(&kernel, &offsets, settings.ring_bytes)?;
+            let mut programs = Self::load(&kernel, &offsets, thread_map, settings.ring_bytes)?;
             programs.set_target(spec)?;
             programs.attach(spec, &ladder, mode, &kernel)?;
             if programs.has_all(&spec.events) {
@@ -90,33 +148,32 @@ impl Programs {
         }
     }
 
-    fn load(kernel: &Btf, offsets: &Offsets, ring_bytes: u32) -> Result<Self, BpfError> {
+    fn load(
+        kernel: &Btf,
+        offsets: &Offsets,
+        thread_map: ThreadMap,
+        ring_bytes: u32,
+    ) -> Result<Self, BpfError> {
         // The programs log at debug level; where nobody listens the verifier
         // removes it.
         let log_level = log::max_level() as u8;
-        let load = |object| {
-            EbpfLoader::new()
-                .btf(Some(kernel))
-                // Task storage, which aya knows but has no type for.
-                .allow_unsupported_maps()
-                .override_global("OFFSETS", offsets, true)
-                .override_global("AYA_LOG_LEVEL", &log_level, true)
-                .map_max_entries("EVENTS", ring_bytes)
-                .load(object)
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(Some(kernel))
+            // Task storage, which aya knows but has no type for.
+            .allow_unsupported_maps()
+            .override_global("OFFSETS", offsets, true)
+            .override_global("AYA_LOG_LEVEL", &log_level, true)
+            .map_max_entries("EVENTS", ring_bytes);
+        let object = match thread_map {
+            ThreadMap::TaskStorage => OBJECT,
+            ThreadMap::Hash { threads } => {
+                loader.map_max_entries("THREADS", threads);
+                HASH_OBJECT
+            }
         };
-        // Only a kernel with the helper of 5.11 can have task storage.
-        let mut ebpf = if offsets.has_task_btf == 1 {
-            load(OBJECT).or_else(|error| {
-                tracing::warn!(
-                    "no task storage for the state of threads, using a hash: {}",
-                    error::chain(&error)
-                );
-                load(HASH_OBJECT)
-            })
-        } else {
-            load(HASH_OBJECT)
-        }
-        .map_err(BpfError::Load)?;
+        let mut ebpf = loader.load(object).map_err(BpfError::Load)?;
+        let map_bytes = map_memory(&ebpf);
         let ring = ebpf
             .take_map("EVENTS")
             .ok_or(BpfError::Object("map EVENTS"))
@@ -130,6 +187,7 @@ impl Programs {
             control: Control::default(),
             sampler: None,
             logger,
+            map_bytes,
             events: Vec::new(),
         })
     }
@@ -146,7 +204,7 @@ impl Programs {
         if !spec.target.pids.is_empty() {
             let mut pids: HashMap<_, u32, u64> = self.map("PIDS", HashMap::try_from)?;
             for pid in &spec.target.pids {
-                let ticks = offsets::start_ticks(pid.get())?;
+                let ticks = offsets::process_start(pid.get())?;
                 pids.insert(pid.get(), ticks, 0)
                     .map_err(BpfError::map("PIDS"))?;
             }
@@ -166,7 +224,7 @@ impl Programs {
     fn map<'a, M>(
         &'a mut self,
         name: &'static str,
-        open: impl FnOnce(&'a mut aya::maps::Map) -> Result<M, aya::maps::MapError>,
+        open: impl FnOnce(&'a mut Map) -> Result<M, aya::maps::MapError>,
     ) -> Result<M, BpfError> {
         let map = self.ebpf.map_mut(name).ok_or(BpfError::Object(name))?;
         open(map).map_err(BpfError::map(name))
@@ -235,12 +293,16 @@ impl Programs {
         }
         let now = now_ns();
         self.control = Control {
-            enabled: 1,
+            enabled: 0,
             session_start_ns: now,
             session_end_ns: 0,
             offcpu_threshold_ns,
             io_probability: 1 << 32,
         };
+        // Twice: a program may see a half of one update, and must not see the
+        // session enabled without its start.
+        self.write_control()?;
+        self.control.enabled = 1;
         self.write_control()?;
         Ok(now)
     }
@@ -252,9 +314,7 @@ impl Programs {
         self.control.enabled = 0;
         self.control.session_end_ns = now;
         self.write_control()?;
-        while now_ns() < now + SETTLE_NS {
-            std::thread::yield_now();
-        }
+        wait_for_programs();
         Ok(now)
     }
 
@@ -350,11 +410,24 @@ impl Programs {
         }
     }
 
-    /// Runs that the kernel skipped because the program was running already,
-    /// from the program's fdinfo (Linux 5.12).
-    pub fn recursion_misses(&self, program: &str) -> u64 {
-        self.program_number(program, "recursion_misses:")
-            .unwrap_or(0)
+    /// Runs of an event's programs that the kernel skipped because the program
+    /// was running on that CPU already (Linux 5.12). It does not count those of
+    /// perf events.
+    pub fn recursion_misses(&self, event: Event) -> u64 {
+        self.ebpf
+            .programs()
+            .filter(|(name, _)| match event {
+                Event::Cpu => false,
+                Event::OffCpu => name.starts_with("sched_") || name.starts_with("offcpu_"),
+                Event::Io => name.starts_with("block_"),
+            })
+            .filter_map(|(name, _)| self.program_number(name, "recursion_misses:"))
+            .sum()
+    }
+
+    /// Kernel memory of this session's maps.
+    pub fn map_bytes(&self) -> u64 {
+        self.map_bytes
     }
 
     /// Time and runs of all programs, where the kernel's bpf_stats are on.
@@ -368,6 +441,19 @@ impl Programs {
     fn program_number(&self, program: &str, key: &str) -> Option<u64> {
         let program = self.ebpf.program(program)?;
         fdinfo_number(program.fd().ok()?.as_fd().as_raw_fd(), key)
+    }
+}
+
+/// Returns when every program that ran at the time of the call has ended. They
+/// run as RCU readers, and this command is `synchronize_rcu()` for everybody.
+fn wait_for_programs() {
+    /// `MEMBARRIER_CMD_GLOBAL` (include/uapi/linux/membarrier.h).
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: takes integers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if result != 0 {
+        // Not on kernels with nohz_full CPUs. Programs take microseconds.
+        std::thread::sleep(SETTLE);
     }
 }
 

@@ -42,6 +42,14 @@ pub enum TargetError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// The id of a thread beside the first.
+    #[error("pid {tid} is a thread of process {pid}: name the process")]
+    NotAProcess {
+        /// As asked for.
+        tid: u32,
+        /// The process it belongs to.
+        pid: u32,
+    },
     /// The kernel lacks a structure.
     #[error(transparent)]
     Btf(#[from] BtfError),
@@ -51,6 +59,7 @@ pub enum TargetError {
 /// ladder is left at "no".
 pub fn kernel_offsets(btf: &KernelBtf) -> Result<Offsets, BtfError> {
     let task = |path: &str| btf.offset("task_struct", path);
+    let flag = |name| Ok::<_, BtfError>(1 << btf.enumerator("req_flag_bits", name)?);
     let (rq_disk_or_queue, queue_disk) = match btf.offset("request", "rq_disk") {
         // Until Linux 5.16.
         Ok(disk) => (disk, u64::MAX),
@@ -84,7 +93,7 @@ pub fn kernel_offsets(btf: &KernelBtf) -> Result<Offsets, BtfError> {
         kernfs_node_id: btf.offset("kernfs_node", "id")?,
         rq_data_len: btf.offset("request", "__data_len")?,
         rq_cmd_flags: btf.offset("request", "cmd_flags")?,
-        rq_preflush: 1 << btf.enumerator("req_flag_bits", "__REQ_PREFLUSH")?,
+        rq_flush_flags: flag("__REQ_PREFLUSH")? | flag("__REQ_FUA")?,
         rq_disk_or_queue,
         queue_disk,
         disk_major: btf.offset("gendisk", "major")?,
@@ -95,7 +104,6 @@ pub fn kernel_offsets(btf: &KernelBtf) -> Result<Offsets, BtfError> {
         target_flags: 0,
         target_cgroup: 0,
         sample_at_switch_out: 0,
-        has_block_io_start: u64::from(btf.tracepoint_arguments("block_io_start")?.is_some()),
     })
 }
 
@@ -208,6 +216,23 @@ fn find_v1_controller(mountinfo: &[u8], path: &Path) -> Option<String> {
         }
     }
     best.map(|(_, controller)| controller.to_owned())
+}
+
+/// Checks that `pid` is a process, not one of its threads, which have entries
+/// in `/proc` as well. Returns when it started, in clock ticks since boot.
+pub fn process_start(pid: u32) -> Result<u64, TargetError> {
+    let ticks = start_ticks(pid)?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let group = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+    match group {
+        Some(group) if group != pid => Err(TargetError::NotAProcess {
+            tid: pid,
+            pid: group,
+        }),
+        _ => Ok(ticks),
+    }
 }
 
 /// Start of a process in clock ticks since boot: field 22 of `/proc/PID/stat`.

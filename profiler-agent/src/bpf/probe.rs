@@ -8,7 +8,7 @@ use profiler_abi::Offsets;
 use profiler_proto::{Event, Frequency, pb};
 
 use super::{
-    LoadSettings, Programs,
+    LoadSettings, Programs, ThreadMap,
     btf::KernelBtf,
     error::BpfError,
     ladder::{CpuRung, IoRung, Ladder, LoadMode, OffcpuRung, attach_cpu_rung, attach_io_rung},
@@ -38,6 +38,7 @@ struct Kernel {
     symbols: KernelBtf,
     btf: Btf,
     offsets: Offsets,
+    has_io_start: bool,
 }
 
 impl Kernel {
@@ -45,8 +46,9 @@ impl Kernel {
         let symbols = KernelBtf::read()?;
         let offsets = kernel_offsets(&symbols)?;
         Ok(Self {
-            symbols,
             btf: Btf::from_sys_fs().map_err(BpfError::KernelBtf)?,
+            has_io_start: symbols.tracepoint_arguments("block_io_start")?.is_some(),
+            symbols,
             offsets,
         })
     }
@@ -67,7 +69,7 @@ impl Kernel {
         });
         let io = IoRung::ALL.map(|rung| {
             self.rung(settings, rung.name(), None, |ebpf, _| {
-                if rung == IoRung::IoStart && self.offsets.has_block_io_start == 0 {
+                if rung == IoRung::IoStart && !self.has_io_start {
                     return Err("no such tracepoint in this kernel (Linux 6.5 has it)".to_owned());
                 }
                 attach_io_rung(ebpf, rung, &self.btf)
@@ -91,9 +93,9 @@ impl Kernel {
         let mut offsets = self.offsets;
         offsets.sample_at_switch_out = u64::from(forced == Some(OffcpuRung::SwitchOut));
         let attempt = || {
-            let ladder =
-                Ladder::new(&self.symbols, &offsets, forced).map_err(|error| error.to_string())?;
-            let mut programs = Programs::load(&self.btf, &offsets, settings.ring_bytes)
+            let ladder = Ladder::new(&self.symbols, forced).map_err(|error| error.to_string())?;
+            let thread_map = ThreadMap::choose(&self.symbols);
+            let mut programs = Programs::load(&self.btf, &offsets, thread_map, settings.ring_bytes)
                 .map_err(|error| error.to_string())?;
             attach(&mut programs.ebpf, &ladder)?;
             Ok::<_, String>(programs)

@@ -55,8 +55,8 @@ pub struct Offsets {
     pub rq_data_len: u64,
     /// `request.cmd_flags`.
     pub rq_cmd_flags: u64,
-    /// `REQ_PREFLUSH`: the mask of that bit in `cmd_flags`.
-    pub rq_preflush: u64,
+    /// Bits of `cmd_flags` that ask for a flush: `REQ_PREFLUSH` and `REQ_FUA`.
+    pub rq_flush_flags: u64,
     /// From `request` to the pointer that leads to the disk: `rq_disk`
     /// (a `gendisk *`) or `q` (a `request_queue *`, see `queue_disk`).
     pub rq_disk_or_queue: u64,
@@ -78,8 +78,6 @@ pub struct Offsets {
     /// 1: no hook runs where a thread resumes, so stacks are taken where it
     /// switches out, before the length of the wait is known.
     pub sample_at_switch_out: u64,
-    /// 1: submission is seen at `block_io_start`, so later events need no stack.
-    pub has_block_io_start: u64,
 }
 
 impl Offsets {
@@ -111,7 +109,7 @@ impl Offsets {
         kernfs_node_id: 0xffff_0012,
         rq_data_len: 0xffff_0013,
         rq_cmd_flags: 0xffff_0014,
-        rq_preflush: 0xffff_0021,
+        rq_flush_flags: 0xffff_0021,
         rq_disk_or_queue: 0xffff_0015,
         queue_disk: 0xffff_0016,
         disk_major: 0xffff_0017,
@@ -121,8 +119,7 @@ impl Offsets {
         target_flags: 0xffff_001b,
         target_cgroup: 0xffff_001c,
         sample_at_switch_out: 0xffff_001d,
-        has_block_io_start: 0xffff_001e,
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 35 * 8);
+const _: () = assert!(size_of::<Offsets>() == 34 * 8);

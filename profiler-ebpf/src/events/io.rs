@@ -16,7 +16,7 @@ use profiler_abi::{
 
 use crate::{
     admit::admit,
-    control::{add, count, offset, session},
+    control::{add_atomic, atomic_add, offset, session},
     emit,
     stack::{self, Scratch},
     task::Task,
@@ -34,7 +34,8 @@ struct Request {
     issued_ns: u64,
     key: IoKey,
     bytes: u64,
-    /// Probability in units of 2^-32 with which it was chosen, 0 where it was not.
+    /// Probability in units of 2^-32 with which it was chosen, 0 where it was
+    /// not, [`NOT_OURS`] where it is not for a target.
     probability: u64,
 }
 
@@ -64,6 +65,10 @@ struct IoScratch {
 static IO_SCRATCH: PerCpuArray<IoScratch> = PerCpuArray::with_max_entries(3, 0);
 
 const ALWAYS: u64 = 1 << 32;
+
+/// [`Request::probability`] of a request of others. It is remembered so that it
+/// is not taken for that of the thread that issues it.
+const NOT_OURS: u64 = u64::MAX;
 
 /// `REQ_OP_BITS` (include/linux/blk_types.h): the operation is in the low byte.
 const OPERATION_MASK: u32 = 0xff;
@@ -117,7 +122,8 @@ fn key_of(request: u64) -> IoKey {
 }
 
 /// A request is made, queued, or, where neither was seen, issued: who does it,
-/// from where and when. `None`: not for a target.
+/// from where and when. The place it is described in is this program's until
+/// the next request.
 #[inline(always)]
 fn describe(
     ctx: &BtfTracePointContext,
@@ -125,16 +131,20 @@ fn describe(
     scratch: Scratch,
     queued: bool,
 ) -> Option<&'static Request> {
-    let task = Task::current();
-    if !admit(task) {
-        count(Counter::IoObserved);
-        count(Counter::IoFiltered);
-        return None;
-    }
     // Slots 1 and 2; completion has 0.
     let place = IO_SCRATCH.get_ptr_mut(scratch as u32 - Scratch::IoStart as u32 + 1)?;
     // SAFETY: per-CPU memory of this kind of program.
     let entry = unsafe { &mut (*place).request };
+    entry.queued_ns = if queued { now() } else { 0 };
+    entry.issued_ns = 0;
+    entry.bytes = 0;
+    let task = Task::current();
+    if !admit(task) {
+        add_atomic(Counter::IoObserved, 1);
+        add_atomic(Counter::IoFiltered, 1);
+        entry.probability = NOT_OURS;
+        return Some(entry);
+    }
     // SAFETY: a helper without arguments.
     let chosen = session.io_probability >= ALWAYS
         || u64::from(unsafe { bpf_get_prandom_u32() }) < session.io_probability;
@@ -149,20 +159,13 @@ fn describe(
     } else {
         0
     };
-    entry.queued_ns = if queued { now() } else { 0 };
-    entry.issued_ns = 0;
-    entry.bytes = 0;
     Some(entry)
 }
 
-/// Remembers a request until it completes.
+/// Remembers a request until it completes. Returns whether there was room.
 #[inline(always)]
-fn remember(request: u64, entry: &Request) {
-    if REQUESTS.insert(&request, entry, 0).is_err() {
-        count(Counter::IoObserved);
-        count(Counter::IoCounted);
-        count(Counter::IoLostTracking);
-    }
+fn remember(request: u64, entry: &Request) -> bool {
+    REQUESTS.insert(&request, entry, 0).is_ok()
 }
 
 /// A failure means that it was not there.
@@ -171,39 +174,37 @@ fn forget(request: u64) {
     REQUESTS.remove(&request).ok();
 }
 
-/// The first that is seen of a request.
+/// The first that is seen of a request. Where there is no room to remember it,
+/// the issue tries again.
 #[inline(always)]
 fn begin(ctx: &BtfTracePointContext, request: u64) {
     let Some(session) = session() else {
         return;
     };
-    let entry = describe(ctx, session, Scratch::IoStart, true);
-    match entry {
-        Some(entry) => remember(request, entry),
-        // The entry of a request that had this address before must not live on.
-        None => forget(request),
+    if let Some(known) = REQUESTS.get_ptr(&request) {
+        // SAFETY: map memory. Completed requests are forgotten, so one that
+        // was issued comes back to be queued again.
+        if unsafe { (*known).issued_ns } != 0 {
+            return;
+        }
     }
+    let Some(entry) = describe(ctx, session, Scratch::IoStart, true) else {
+        return;
+    };
+    remember(request, entry);
     // SAFETY: reads constants.
-    let (flags, preflush) = unsafe {
+    let (flags, flush_flags) = unsafe {
         (
             field::<u32>(request, offset!(rq_cmd_flags)),
-            offset!(rq_preflush),
+            offset!(rq_flush_flags),
         )
     };
-    if u64::from(flags) & preflush != 0 {
-        note_flusher(&disk_of(request), entry);
+    if u64::from(flags) & flush_flags != 0 {
+        // The kernel makes a request of its own of that, often in a worker
+        // thread, and one for several who ask: it is put down to the last of
+        // them. Without room here, to the thread that issues it.
+        FLUSHERS.insert(&disk_of(request), entry, 0).ok();
     }
-}
-
-/// A request that asks for a flush first. The kernel makes a request of its own
-/// of that, often in a worker thread, and one for several who ask: it is put
-/// down to the last of them. Failures leave it to the thread that issues it.
-#[inline(always)]
-fn note_flusher(disk: &(u32, u32), entry: Option<&Request>) {
-    match entry {
-        Some(entry) => FLUSHERS.insert(disk, entry, 0).ok(),
-        None => FLUSHERS.remove(disk).ok(),
-    };
 }
 
 /// `TP_PROTO(struct request *rq)`, Linux 6.5: the thread that submits makes a
@@ -250,8 +251,10 @@ pub fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
         let entry = unsafe { &mut *entry };
         entry.issued_ns = now();
         entry.key = key;
-        // SAFETY: reads a constant.
-        entry.bytes = u64::from(field::<u32>(request, unsafe { offset!(rq_data_len) }));
+        if entry.bytes == 0 {
+            // SAFETY: reads a constant.
+            entry.bytes = u64::from(field::<u32>(request, unsafe { offset!(rq_data_len) }));
+        }
     }
     0
 }
@@ -260,14 +263,25 @@ pub fn block_rq_issue(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn begin_at_issue(ctx: &BtfTracePointContext, session: &Control, request: u64, key: &IoKey) {
     let disk = (key.major, key.minor);
-    if key.operation == OPERATION_FLUSH
-        && let Some(flusher) = FLUSHERS.get_ptr(&disk)
-    {
+    let flusher = if key.operation == OPERATION_FLUSH {
+        FLUSHERS.get_ptr(&disk)
+    } else {
+        None
+    };
+    let remembered = if let Some(flusher) = flusher {
         // SAFETY: map memory, copied at once by the kernel.
-        remember(request, unsafe { &*flusher });
+        let remembered = remember(request, unsafe { &*flusher });
         FLUSHERS.remove(&disk).ok();
+        remembered
     } else if let Some(entry) = describe(ctx, session, Scratch::IoIssue, false) {
-        remember(request, entry);
+        remember(request, entry) || entry.probability == NOT_OURS
+    } else {
+        false
+    };
+    if !remembered {
+        add_atomic(Counter::IoObserved, 1);
+        add_atomic(Counter::IoCounted, 1);
+        add_atomic(Counter::IoLostTracking, 1);
     }
 }
 
@@ -290,7 +304,7 @@ pub fn block_rq_complete(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: map memory; the request is not touched elsewhere once complete.
     let entry = unsafe { &*entry };
-    if entry.issued_ns != 0 {
+    if entry.issued_ns != 0 && entry.probability != NOT_OURS {
         let failed = ctx.arg::<u64>(1) & 0xff != 0;
         finish(entry, failed);
     }
@@ -308,14 +322,14 @@ fn finish(entry: &Request, failed: bool) {
     } else {
         entry.issued_ns.saturating_sub(entry.queued_ns)
     };
-    count(Counter::IoObserved);
-    add(Counter::IoExactNs, device_ns);
+    add_atomic(Counter::IoObserved, 1);
+    add_atomic(Counter::IoExactNs, device_ns);
     account(entry, queue_ns, device_ns, failed);
     if entry.probability == 0 {
-        count(Counter::IoUnsampled);
+        add_atomic(Counter::IoUnsampled, 1);
         return;
     }
-    count(Counter::IoCounted);
+    add_atomic(Counter::IoCounted, 1);
     let sample = IoSample {
         header: RecordHeader {
             kind: KIND_IO,
@@ -338,18 +352,6 @@ fn bucket(ns: u64) -> usize {
     (histogram_bucket(ns) as usize).min(IO_BUCKETS - 1)
 }
 
-/// Adds to a counter that other CPUs add to as well.
-#[inline(always)]
-fn add_shared(counter: *mut u64, n: u64) {
-    // SAFETY: the callers' pointers are into map memory. AtomicU64 does not
-    // exist for this target; the intrinsic compiles to an atomic add.
-    unsafe {
-        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
-            counter, n,
-        );
-    }
-}
-
 #[inline(always)]
 fn account(entry: &Request, queue_ns: u64, device_ns: u64, failed: bool) {
     let key = entry.key;
@@ -364,7 +366,7 @@ fn account(entry: &Request, queue_ns: u64, device_ns: u64, failed: bool) {
             // room, which the look-up tells.
             IO_TOTALS.insert(&key, unsafe { &(*zeroes).totals }, 1).ok();
             let Some(totals) = IO_TOTALS.get_ptr_mut(&key) else {
-                count(Counter::IoLostTotals);
+                add_atomic(Counter::IoLostTotals, 1);
                 return;
             };
             totals
@@ -372,15 +374,15 @@ fn account(entry: &Request, queue_ns: u64, device_ns: u64, failed: bool) {
     };
     // SAFETY: map memory, indices below IO_BUCKETS.
     unsafe {
-        add_shared(&raw mut (*totals).count, 1);
-        add_shared(&raw mut (*totals).bytes, entry.bytes);
+        atomic_add(&raw mut (*totals).count, 1);
+        atomic_add(&raw mut (*totals).bytes, entry.bytes);
         if failed {
-            add_shared(&raw mut (*totals).errors, 1);
+            atomic_add(&raw mut (*totals).errors, 1);
         }
-        add_shared(&raw mut (*totals).queue_ns, queue_ns);
-        add_shared(&raw mut (*totals).device_ns, device_ns);
-        add_shared(&raw mut (*totals).queue[bucket(queue_ns)], 1);
-        add_shared(&raw mut (*totals).device[bucket(device_ns)], 1);
+        atomic_add(&raw mut (*totals).queue_ns, queue_ns);
+        atomic_add(&raw mut (*totals).device_ns, device_ns);
+        atomic_add(&raw mut (*totals).queue[bucket(queue_ns)], 1);
+        atomic_add(&raw mut (*totals).device[bucket(device_ns)], 1);
     }
 }
 

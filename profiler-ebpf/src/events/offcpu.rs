@@ -19,7 +19,7 @@ use profiler_abi::{
 };
 
 use crate::{
-    admit::admit,
+    admit::{admit, follows_command},
     control::{add, count, offset, session},
     emit,
     stack::{self, Scratch},
@@ -35,6 +35,9 @@ const ALL_RUNNABLE: u64 = u64::MAX;
 
 /// Units of a probability.
 const ALWAYS: u64 = 1 << 32;
+
+/// Steps of the probability of a wait whose stack is taken at switch-out.
+const PROBABILITY_STEP: u64 = 1 << 22;
 
 /// Least probability of a wait whose stack is taken at switch-out: bounds the
 /// weight that a sudden long wait gets.
@@ -195,6 +198,13 @@ fn enter(next: Task, now: u64, session: &Control) {
         return;
     };
     let newborn = next.has_never_run();
+    if state.phase == NEW && !newborn && follows_command() {
+        // It was stopped for us until now, which is not its doing.
+        start(state, next, RUNNING, session);
+        state.since_ns = now;
+        count(Counter::OffcpuFiltered);
+        return;
+    }
     if state.phase == NEW {
         start(
             state,
@@ -297,7 +307,12 @@ fn emit_left_over() {
         let chosen = unsafe { &mut *slot };
         if chosen.pending != 0 {
             chosen.pending = 0;
-            emit_wait(chosen, 0, lost_stack());
+            let runnable_ns = if chosen.run_delay_before_ns == ALL_RUNNABLE {
+                chosen.duration_ns
+            } else {
+                0
+            };
+            emit_wait(chosen, runnable_ns, lost_stack());
         }
     }
 }
@@ -380,7 +395,9 @@ fn choose_at_leave(ctx: *mut c_void, prev: Task, state: &mut ThreadState, sessio
         if state.mean_wait_ns == 0 || state.mean_wait_ns >= session.offcpu_threshold_ns {
             ALWAYS
         } else {
-            ((state.mean_wait_ns << 32) / session.offcpu_threshold_ns.max(1)).max(LEAST_PROBABILITY)
+            // In steps that the weight can be computed with exactly.
+            let exact = (state.mean_wait_ns << 32) / session.offcpu_threshold_ns.max(1);
+            (exact & !(PROBABILITY_STEP - 1)).max(LEAST_PROBABILITY)
         };
     // SAFETY: a helper without arguments.
     state.probability = if u64::from(unsafe { bpf_get_prandom_u32() }) < probability {
@@ -407,8 +424,9 @@ fn emit_chosen_at_leave(next: Task, state: &mut ThreadState, phase: u64, now: u6
         return;
     }
     count(Counter::OffcpuCounted);
-    // In units of 2^-10, so that 2^54 ns (half a year) does not overflow.
-    let weight_ns = (duration << 10) / (probability >> 22).max(1);
+    // 2^54 ns, half a year, do not overflow.
+    let weight_ns =
+        duration * (ALWAYS / PROBABILITY_STEP) / (probability / PROBABILITY_STEP).max(1);
     let runnable_ns = if phase == RUNNABLE { duration } else { 0 };
     emit_sample(
         next.identity(),
@@ -556,7 +574,9 @@ mod account {
             account.has_run = 1;
         } else {
             account.unfinished_ns = open_ns;
-            account.unfinished_runnable = u32::from(phase != BLOCKED || task.state() == 0);
+            // Where it has been woken meanwhile, how long ago is not known; most
+            // of a wait is what it began as.
+            account.unfinished_runnable = u32::from(phase != BLOCKED);
         }
         write(seq, task, &mut account);
         0
@@ -592,7 +612,7 @@ mod account {
                 core::ptr::from_mut(account).cast(),
                 size_of::<ThreadAccount>() as u32,
             );
-            if bytes > 0 && bytes <= MAX_FRAMES * 8 {
+            if bytes <= MAX_FRAMES * 8 {
                 bpf_seq_write(seq, frames.cast(), bytes as u32);
             }
         }

@@ -209,7 +209,9 @@ impl<'a> Builder<'a> {
             self.profile.function.push(wire::Function {
                 id,
                 name,
-                system_name: name,
+                // None: where both are the same, pprof demangles the name again and cuts off what stands
+                // in `<..>`.
+                system_name: 0,
                 filename,
             });
         }
@@ -400,6 +402,9 @@ mod tests {
                 for id in &sample.location_id {
                     assert_eq!(profile.location[*id as usize - 1].id, *id);
                 }
+            }
+            for function in &profile.function {
+                assert!(function.name > 0 && function.system_name == 0);
             }
             for location in &profile.location {
                 assert!(location.mapping_id as usize <= profile.mapping.len());

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use profiler_proto::pb::capture_response::Part;
 use profiler_proto::pb::{self, Phase};
-use profiler_proto::{
-    CaptureAssembler, CaptureFileWriter, CaptureSpec, Event, decode_frame, encode_frame,
-};
+use profiler_proto::{CaptureAssembler, CaptureSpec, Event, decode_frame};
 use tonic::{Code, Response, Streaming};
 
+use crate::capture_file::CaptureFile;
 use crate::client::Agent;
 use crate::error::{CliError, sentence};
 use crate::interrupts::{Interrupt, Interrupts};
-use crate::output::PendingFile;
 use crate::progress::Progress;
 use crate::text;
 use crate::workload::Workload;
@@ -24,9 +22,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a call is named in error messages.
 const CALL: &str = "the capture";
-
-/// The file that the frames go to as they come.
-pub(crate) type CaptureFile = CaptureFileWriter<PendingFile>;
 
 /// A running capture.
 pub(crate) struct Capturing<'a> {
@@ -181,7 +176,10 @@ impl<'a> Capturing<'a> {
         };
         let chunk = decode_frame(frame).map_err(|error| broken(&error))?;
         self.assembler.push(chunk).map_err(|error| broken(&error))?;
-        write_frame(&mut self.file, frame)
+        match &mut self.file {
+            Some(file) => file.write_frame(frame),
+            None => Ok(()),
+        }
     }
 
     fn interrupt(&mut self, interrupt: Interrupt) -> Result<(), CliError> {
@@ -228,18 +226,6 @@ impl<'a> Capturing<'a> {
         }
         Ok(())
     }
-}
-
-/// Appends a chunk of our own behind the agent's.
-pub(crate) fn append(file: &mut Option<CaptureFile>, chunk: &pb::Chunk) -> Result<(), CliError> {
-    let frame = encode_frame(chunk).map_err(|error| CliError::Failed(sentence(&error)))?;
-    write_frame(file, &frame)
-}
-
-fn write_frame(file: &mut Option<CaptureFile>, frame: &[u8]) -> Result<(), CliError> {
-    let Some(file) = file else { return Ok(()) };
-    file.write_frame(frame)
-        .map_err(|error| CliError::Failed(sentence(&error)))
 }
 
 async fn command_end(workload: &mut Option<&mut Workload>) -> Result<i32, CliError> {

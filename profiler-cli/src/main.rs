@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod capture_file;
 mod capturing;
 mod client;
 mod commands;

@@ -1,12 +1,11 @@
 //! Where results go: chosen by the ending of a path, written beside it and renamed when whole.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use profiler_proto::Event;
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 
 use crate::error::CliError;
 use crate::render::{CAPTURE_ENDING, FORMATS, Format};
@@ -36,7 +35,8 @@ impl<'a> Destination<'a> {
         if has_ending(path, CAPTURE_ENDING) {
             return Ok(Self::Capture(path));
         }
-        let format = single_format(path)?;
+        let other = format!(", .{CAPTURE_ENDING}, or in / for a directory");
+        let format = format_of(path, &FORMATS, &other)?;
         match events {
             [event] => Ok(Self::Single(path, format, *event)),
             _ => Err(CliError::Usage(format!(
@@ -50,16 +50,19 @@ impl<'a> Destination<'a> {
     }
 }
 
-/// The format that the ending of `path` names, of those that show one event.
-pub(crate) fn single_format(path: &Path) -> Result<&'static Format, CliError> {
-    let format = FORMATS
+/// The one of `formats` that the ending of `path` names. `other` says in the error what else may be given.
+pub(crate) fn format_of(
+    path: &Path,
+    formats: &[&'static Format],
+    other: &str,
+) -> Result<&'static Format, CliError> {
+    let format = formats
         .iter()
         .find(|format| has_ending(path, format.ending));
     format.copied().ok_or_else(|| {
-        let endings: Vec<_> = FORMATS.iter().map(|f| format!(".{}", f.ending)).collect();
+        let endings: Vec<_> = formats.iter().map(|f| format!(".{}", f.ending)).collect();
         CliError::Usage(format!(
-            "cannot tell a format from the name {}: it must end in .{CAPTURE_ENDING}, {}, or in / for a \
-             directory",
+            "cannot tell a format from the name {}: it must end in {}{other}",
             path.display(),
             endings.join(", ")
         ))
@@ -75,46 +78,65 @@ fn has_ending(path: &Path, ending: &str) -> bool {
 
 /// A file that appears under its name only when whole. Dropped before, it leaves nothing.
 pub(crate) struct PendingFile {
-    // Buffered, because captures are written in pieces.
-    file: BufWriter<NamedTempFile>,
+    // Buffered, because captures are written in pieces. Written past `NamedTempFile`, whose errors hide the
+    // system's own behind a name that is of no use to the reader.
+    file: BufWriter<File>,
+    temporary: TempPath,
     path: PathBuf,
+    replaces: bool,
 }
 
 impl PendingFile {
     /// Begins the file `path`, in its directory, so that a place that cannot be written is known early.
     pub(crate) fn create(path: &Path) -> Result<Self, CliError> {
-        // As `open` would have it: everybody may read and write what the umask leaves.
-        let everybody = Permissions::from_mode(0o666);
-        let file = tempfile::Builder::new()
+        let (file, temporary) = tempfile::Builder::new()
             .prefix(".profiler-")
-            .permissions(everybody)
-            .tempfile_in(directory(path))
-            .map_err(|error| CliError::file("write", path, plain(error)))?;
+            // With the permissions of any new file: everybody's, less the umask.
+            .make_in(directory(path), |path| File::create_new(path))
+            .map_err(|error| CliError::file("write", path, error))?
+            .into_parts();
         Ok(Self {
             file: BufWriter::new(file),
+            temporary,
             path: path.to_owned(),
+            replaces: true,
         })
     }
 
-    /// Gives it another name in the same directory.
-    pub(crate) fn rename(&mut self, name: &str) {
+    /// Gives it another name in the same directory, with a number behind it if it is taken.
+    pub(crate) fn rename_beside_others(&mut self, name: &str) {
         self.path.set_file_name(name);
+        self.replaces = false;
+    }
+
+    /// The name it is to have.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// An error of this file.
     pub(crate) fn failed(&self, error: io::Error) -> CliError {
-        CliError::file("write", &self.path, plain(error))
+        CliError::file("write", &self.path, error)
     }
 
     /// Makes everything written so far durable; what remains is the renaming.
     pub(crate) fn seal(self) -> Result<SealedFile, CliError> {
-        let Self { file, path } = self;
-        let failed = |error| CliError::file("write", &path, plain(error));
+        let Self {
+            file,
+            temporary,
+            path,
+            replaces,
+        } = self;
+        let failed = |error| CliError::file("write", &path, error);
         let file = file
             .into_inner()
             .map_err(|error| failed(error.into_error()))?;
-        file.as_file().sync_all().map_err(failed)?;
-        Ok(SealedFile { file, path })
+        file.sync_all().map_err(failed)?;
+        Ok(SealedFile {
+            temporary,
+            path,
+            replaces,
+        })
     }
 }
 
@@ -130,16 +152,27 @@ impl Write for PendingFile {
 
 /// A whole file that has not got its name yet.
 pub(crate) struct SealedFile {
-    file: NamedTempFile,
+    temporary: TempPath,
     path: PathBuf,
+    replaces: bool,
 }
 
 impl SealedFile {
-    /// Renames it over whatever was there; returns the name.
+    /// Gives it its name; returns it. Replaces what was there, unless it was to stand beside it.
     pub(crate) fn publish(self) -> Result<PathBuf, CliError> {
-        let Self { file, path } = self;
-        file.persist(&path)
-            .map_err(|error| CliError::file("write", &path, plain(error.error)))?;
+        let Self {
+            temporary,
+            path,
+            replaces,
+        } = self;
+        let path = if replaces {
+            temporary
+                .persist(&path)
+                .map_err(|error| CliError::file("write", &path, error.error))?;
+            path
+        } else {
+            publish_beside_others(temporary, &path)?
+        };
         // So that the name survives a crash too. Some file systems cannot; the file is there anyway.
         File::open(directory(&path))
             .and_then(|dir| dir.sync_all())
@@ -148,21 +181,47 @@ impl SealedFile {
     }
 }
 
+/// Takes the first of `x.capture`, `x-2.capture`, `x-3.capture`, ... that is free.
+fn publish_beside_others(mut temporary: TempPath, path: &Path) -> Result<PathBuf, CliError> {
+    let mut name = path.to_owned();
+    let mut number = 1_u64;
+    loop {
+        match temporary.persist_noclobber(&name) {
+            Ok(()) => return Ok(name),
+            Err(taken) if taken.error.kind() == io::ErrorKind::AlreadyExists => {
+                temporary = taken.path;
+            }
+            Err(failed) => return Err(CliError::file("write", &name, failed.error)),
+        }
+        number += 1;
+        name = numbered(path, number);
+    }
+}
+
+fn numbered(path: &Path, number: u64) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = path.extension().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{stem}-{number}.{ending}"))
+}
+
 /// A directory made for results, removed again if none came.
 pub(crate) struct OutputDirectory {
     path: PathBuf,
-    remove: bool,
+    // Those that were not there before, the deepest first.
+    made: Vec<PathBuf>,
 }
 
 impl OutputDirectory {
-    /// Makes the directory unless it is there.
+    /// Makes the directory, and those above it, unless they are there.
     pub(crate) fn create(path: &Path) -> Result<Self, CliError> {
-        let remove = !path.is_dir();
-        fs::create_dir_all(path).map_err(|error| CliError::file("create", path, error))?;
-        Ok(Self {
+        let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let made = path.ancestors().take_while(missing).map(Path::to_owned);
+        let directory = Self {
             path: path.to_owned(),
-            remove,
-        })
+            made: made.collect(),
+        };
+        fs::create_dir_all(path).map_err(|error| CliError::file("create", path, error))?;
+        Ok(directory)
     }
 
     /// A path in it.
@@ -172,15 +231,15 @@ impl OutputDirectory {
 
     /// Results have come: it stays.
     pub(crate) fn keep(mut self) {
-        self.remove = false;
+        self.made.clear();
     }
 }
 
 impl Drop for OutputDirectory {
     fn drop(&mut self) {
-        if self.remove {
+        for path in &self.made {
             // Fails where somebody else has put something there, which must stay.
-            fs::remove_dir(&self.path).unwrap_or_default();
+            fs::remove_dir(path).unwrap_or_default();
         }
     }
 }
@@ -189,15 +248,6 @@ fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    }
-}
-
-/// Without the temporary name that is of no use to the reader: tempfile adds it
-/// in a way that hides the system's own error, of which the kind remains.
-fn plain(error: io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(number) => io::Error::from_raw_os_error(number),
-        None => io::Error::from(error.kind()),
     }
 }
 
@@ -269,5 +319,33 @@ mod tests {
         OutputDirectory::create(&path).unwrap().keep();
         drop(OutputDirectory::create(&path).unwrap());
         assert!(path.is_dir());
+        drop(OutputDirectory::create(&path.join("a/b/c")).unwrap());
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_beside_others_takes_a_name_that_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        for expected in ["a.b.capture", "a.b-2.capture", "a.b-3.capture"] {
+            let mut file = PendingFile::create(&dir.path().join("this capture")).unwrap();
+            file.rename_beside_others("a.b.capture");
+            file.write_all(expected.as_bytes()).unwrap();
+            let path = file.seal().unwrap().publish().unwrap();
+            assert_eq!(path, dir.path().join(expected));
+        }
+        let first = fs::read_to_string(dir.path().join("a.b.capture"));
+        assert_eq!(first.unwrap(), "a.b.capture");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn errors_name_the_file_and_say_what_the_system_says() {
+        let error = |path: &str| PendingFile::create(Path::new(path)).err().unwrap();
+        assert_eq!(
+            error("/no/such/x.svg").to_string(),
+            "cannot write /no/such/x.svg: No such file or directory (os error 2)"
+        );
+        let path = "/dev/null/x.svg";
+        assert!(error(path).to_string().contains("Not a directory"));
     }
 }

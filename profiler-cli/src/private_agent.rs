@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
@@ -45,6 +46,7 @@ impl PrivateAgent {
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir()
             .map_err(|error| {
+                let error = without_path(error);
                 CliError::file("create a directory in", &std::env::temp_dir(), error)
             })?;
         let log = fs::File::create(dir.path().join("agent.log")).map_err(failed)?;
@@ -118,6 +120,19 @@ impl PrivateAgent {
             Err(error) => Err(format!("failed to start: {error}")),
         }
     }
+}
+
+/// The system's error, of which tempfile leaves the kind, without a name that is of no use to the reader.
+fn without_path(error: io::Error) -> io::Error {
+    let number = match error.kind() {
+        io::ErrorKind::NotFound => Errno::NOENT,
+        io::ErrorKind::PermissionDenied => Errno::ACCESS,
+        io::ErrorKind::NotADirectory => Errno::NOTDIR,
+        io::ErrorKind::ReadOnlyFilesystem => Errno::ROFS,
+        io::ErrorKind::StorageFull => Errno::NOSPC,
+        _ => return error,
+    };
+    number.into()
 }
 
 /// Beside our own executable, else wherever `PATH` says.

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use profiler_proto::{Capture, CaptureFileWriter, Event};
+use profiler_proto::{Capture, Event};
 
-use crate::capturing::CaptureFile;
-use crate::error::{CliError, sentence};
+use crate::capture_file::CaptureFile;
+use crate::error::CliError;
 use crate::output::{Destination, OutputDirectory, PendingFile, SealedFile};
 use crate::render::{CAPTURE_ENDING, FORMATS, Format};
 use crate::text;
@@ -49,22 +49,20 @@ impl<'a> Results<'a> {
         if matches!(self.destination, Destination::Single(..)) {
             return Ok(None);
         }
-        let writer = self.file.take().map(CaptureFileWriter::new).transpose();
-        writer.map_err(|error| CliError::Failed(sentence(&error)))
+        self.file.take().map(CaptureFile::begin).transpose()
     }
 
-    /// Writes everything, then gives every file its name; returns the names.
+    /// Writes everything, then gives every file its name.
     pub(crate) fn write(
         self,
         capture: &Capture,
         frames: Option<CaptureFile>,
-    ) -> Result<Vec<PathBuf>, CliError> {
+    ) -> Result<Written, CliError> {
         let mut sealed = Vec::new();
         if let Some(frames) = frames {
-            let finished = frames.finish();
-            let mut file = finished.map_err(|error| CliError::Failed(sentence(&error)))?;
+            let mut file = frames.finish()?;
             if matches!(self.destination, Destination::Default) {
-                file.rename(&default_name(capture));
+                file.rename_beside_others(&default_name(capture));
             }
             sealed.push(file.seal()?);
         }
@@ -77,20 +75,30 @@ impl<'a> Results<'a> {
                 sealed.extend(render_all(capture, *event, self.all, directory)?);
             }
         }
-        let outdated = match &self.directory {
+        let mut removed = match &self.directory {
             Some(directory) => outdated(directory),
             None => Vec::new(),
         };
-        let published: Result<Vec<_>, _> = sealed.into_iter().map(SealedFile::publish).collect();
-        let published = published?;
-        for path in outdated.iter().filter(|path| !published.contains(path)) {
+        let files: Result<Vec<_>, _> = sealed.into_iter().map(SealedFile::publish).collect();
+        let files = files?;
+        removed.retain(|path| !files.contains(path));
+        for path in &removed {
             fs::remove_file(path).map_err(|error| CliError::file("remove", path, error))?;
         }
         if let Some(directory) = self.directory {
             directory.keep();
         }
-        Ok(published)
+        Ok(Written { files, removed })
     }
+}
+
+/// What became of the files.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// Those that were written.
+    pub(crate) files: Vec<PathBuf>,
+    /// Those of an earlier capture that are gone.
+    pub(crate) removed: Vec<PathBuf>,
 }
 
 /// Pictures of an earlier capture in the same directory. Those that are not replaced must go: beside the new
@@ -156,11 +164,11 @@ mod tests {
     use super::*;
     use crate::sample_capture;
 
-    fn write(destination: Destination<'_>, capture: &Capture) -> Result<Vec<PathBuf>, CliError> {
+    fn write(destination: Destination<'_>, capture: &Capture) -> Result<Written, CliError> {
         let mut results = Results::prepare(destination, false)?;
         let mut file = results.take_capture_file()?;
         for chunk in chunks(capture) {
-            crate::capturing::append(&mut file, &chunk)?;
+            file.as_mut().map_or(Ok(()), |file| file.append(&chunk))?;
         }
         results.write(capture, file)
     }
@@ -172,6 +180,8 @@ mod tests {
         let mut capture = sample_capture::capture();
         capture.canonicalize();
         let written = write(Destination::Directory(&out), &capture).unwrap();
+        assert!(written.removed.is_empty());
+        let written = written.files;
         assert_eq!(written.len(), 1 + 3 * FORMATS.len());
         assert_eq!(fs::read_dir(&out).unwrap().count(), written.len());
         let file = fs::File::open(out.join(CAPTURE_NAME)).unwrap();
@@ -188,8 +198,10 @@ mod tests {
         write(destination, &sample_capture::lossy()).unwrap();
         assert!(dir.path().join("io.svg").exists());
         write(destination, &sample_capture::capture()).unwrap();
-        write(destination, &sample_capture::lossy()).unwrap();
+        let written = write(destination, &sample_capture::lossy()).unwrap();
         assert!(!dir.path().join("io.svg").exists());
+        assert!(written.removed.contains(&dir.path().join("io.svg")));
+        assert_eq!(written.removed.len(), FORMATS.len());
         assert!(dir.path().join("cpu.svg").exists());
     }
 

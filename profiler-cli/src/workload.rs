@@ -5,9 +5,9 @@
 //! continued and becomes COMMAND.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -45,7 +45,10 @@ impl Workload {
             reason: error.to_string(),
             code: exit::NOT_EXECUTABLE,
         };
-        let report = NamedTempFile::with_prefix("profiler-").map_err(failed)?;
+        let report = tempfile::Builder::new()
+            .prefix("profiler-")
+            .make(create_private)
+            .map_err(|error| CliError::file("write to", &std::env::temp_dir(), error))?;
         let child = Command::new(SELF)
             .arg(EXEC_STOPPED)
             .arg(report.path())
@@ -150,6 +153,11 @@ impl Drop for Workload {
             ));
         }
     }
+}
+
+fn create_private(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn shell_code(status: ExitStatus) -> i32 {

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CaptureArgs, stem, tell_what_is_missing};
+use super::{CaptureArgs, OR_STDOUT, deliver, stem};
 use crate::error::{CliError, exit};
-use crate::output::{PendingFile, single_format};
-use crate::render::svg;
-use crate::stdio;
+use crate::output::format_of;
+use crate::render::{FORMATS, svg};
 
 const AFTER_HELP: &str = "\
 The picture is interactive in a browser: click to zoom, Ctrl-F to search.
@@ -33,21 +32,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<u8, CliError> {
     let to_stdout = args.out.as_deref() == Some(Path::new("-"));
     let format = match &args.out {
-        Some(path) if !to_stdout => single_format(path)?,
+        Some(path) if !to_stdout => format_of(path, &FORMATS, OR_STDOUT)?,
         _ => &svg::FORMAT,
     };
     let capture = args.capture.read()?;
     let view = args.capture.view(&capture)?;
-    if to_stdout {
-        stdio::print(|out| (format.write)(&view, out))?;
-    } else {
-        let default = format!("{}.{}.svg", stem(&args.capture.path), view.event);
-        let path = args.out.clone().unwrap_or_else(|| PathBuf::from(default));
-        let mut file = PendingFile::create(&path)?;
-        (format.write)(&view, &mut file).map_err(|error| file.failed(error))?;
-        let path = file.seal()?.publish()?;
-        stdio::tell(format_args!("wrote {}", path.display()));
-    }
-    tell_what_is_missing(&view);
+    let default = format!("{}.{}.svg", stem(&args.capture.path), view.event);
+    let path = args.out.as_deref().unwrap_or(Path::new(&default));
+    deliver(&view, format, (!to_stdout).then_some(path))?;
     Ok(exit::COMPLETE)
 }

@@ -1,12 +1,11 @@
 //! `profiler folded`: stacks as lines, for other tools.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{CaptureArgs, tell_what_is_missing};
+use super::{CaptureArgs, OR_STDOUT, deliver};
 use crate::error::{CliError, exit};
-use crate::output::PendingFile;
+use crate::output::format_of;
 use crate::render::folded::FORMAT;
-use crate::stdio;
 
 const AFTER_HELP: &str = "\
 Each line is a stack, root first, then its weight: samples for cpu, microseconds for offcpu and io.
@@ -21,23 +20,18 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     capture: CaptureArgs,
-    /// File to write [default: standard output]
+    /// File to write, which must end in .folded; `-` is standard output [default: -]
     #[arg(short, long, value_name = "PATH")]
     out: Option<PathBuf>,
 }
 
 /// Prints or writes the stacks.
 pub(crate) fn run(args: &Args) -> Result<u8, CliError> {
-    let capture = args.capture.read()?;
-    let view = args.capture.view(&capture)?;
-    match &args.out {
-        None => stdio::print(|out| (FORMAT.write)(&view, out))?,
-        Some(path) => {
-            let mut file = PendingFile::create(path)?;
-            (FORMAT.write)(&view, &mut file).map_err(|error| file.failed(error))?;
-            file.seal()?.publish()?;
-        }
+    let out = args.out.as_deref().filter(|path| *path != Path::new("-"));
+    if let Some(path) = out {
+        format_of(path, &[&FORMAT], OR_STDOUT)?;
     }
-    tell_what_is_missing(&view);
+    let capture = args.capture.read()?;
+    deliver(&args.capture.view(&capture)?, &FORMAT, out)?;
     Ok(exit::COMPLETE)
 }

@@ -11,14 +11,15 @@ mod top;
 
 use std::fs::File;
 use std::future::Future;
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use profiler_proto::{Capture, Event, read_capture};
 
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
-use crate::render::ledger;
+use crate::output::PendingFile;
+use crate::render::{Format, ledger};
 use crate::stdio;
 use crate::view::{View, event_names};
 
@@ -110,6 +111,36 @@ impl CaptureArgs {
             ))),
         }
     }
+}
+
+/// What `-o` takes beside names, for [`crate::output::format_of`].
+const OR_STDOUT: &str = ", or be - for standard output";
+
+/// Writes a view to a file, or to standard output where none is given.
+fn deliver(view: &View<'_>, format: &Format, out: Option<&Path>) -> Result<(), CliError> {
+    match out {
+        None => stdio::print(|out| (format.write)(view, out))?,
+        Some(path) => {
+            write_file(view, format, path)?;
+            stdio::tell(format_args!("wrote {}", path.display()));
+        }
+    }
+    tell_what_is_missing(view);
+    Ok(())
+}
+
+fn write_file(view: &View<'_>, format: &Format, path: &Path) -> Result<(), CliError> {
+    let mut content = Vec::new();
+    (format.write)(view, &mut content).map_err(|error| CliError::file("write", path, error))?;
+    block_on(async {
+        // What takes long is done. From here on a signal may not end us: it would leave a temporary file.
+        let _held = Interrupts::listen()?;
+        let mut file = PendingFile::create(path)?;
+        file.write_all(&content)
+            .map_err(|error| file.failed(error))?;
+        file.seal()?.publish()?;
+        Ok(())
+    })
 }
 
 /// Says on standard error what a picture or a list does not show.

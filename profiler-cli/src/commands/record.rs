@@ -10,13 +10,13 @@ use profiler_proto::{
 };
 
 use super::{Output, block_on};
-use crate::capturing::{Capturing, Received, append};
+use crate::capturing::{Capturing, Received};
 use crate::client::{Agent, AgentArgs, NoAgent};
 use crate::error::{CliError, exit};
 use crate::interrupts::Interrupts;
 use crate::output::Destination;
 use crate::render::{json, summary};
-use crate::results::Results;
+use crate::results::{Results, Written};
 use crate::verdict::Verdict;
 use crate::workload::Workload;
 use crate::{stdio, text};
@@ -40,7 +40,7 @@ Examples:
   profiler record -d 30s
   profiler record -e cpu -F 499 -p 4711 -o cpu.svg
   profiler record -e offcpu,io --comm postgres -o waits/
-  profiler record --host db1:7007 --tls-ca ca.pem --tls-cert me.pem --tls-key me.key
+  profiler record --host db1:7464 --tls-ca ca.pem --tls-cert me.pem --tls-key me.key
   profiler record -e cpu -o build.svg -- make -j4";
 
 #[derive(clap::Args)]
@@ -93,10 +93,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<u8, CliError> {
     let mut spec = args.spec()?;
     let destination = Destination::parse(args.out.as_deref(), &spec.events)?;
-    // Before anything starts, so that a place that cannot be written costs no capture.
-    let results = Results::prepare(destination, args.all)?;
     block_on(async {
         let mut interrupts = Interrupts::listen()?;
+        // Before anything starts, so that a place that cannot be written costs no capture.
+        let results = Results::prepare(destination, args.all)?;
         let mut agent = tokio::select! {
             agent = Agent::connect(&args.agent, NoAgent::StartOne) => agent?,
             _ = interrupts.next() => return Err(CliError::Aborted),
@@ -156,20 +156,20 @@ impl Args {
         let mut assembler = assembler;
         if command.is_some() {
             let chunk = client_chunk(Vec::new(), command.as_ref());
-            append(&mut file, &chunk)?;
+            file.as_mut().map_or(Ok(()), |file| file.append(&chunk))?;
             assembler.push(chunk).map_err(invalid)?;
         }
         let capture = assembler.finish().map_err(invalid)?;
-        let files = results.write(&capture, file)?;
-        self.report(&capture, &files)
+        let written = results.write(&capture, file)?;
+        self.report(&capture, &written)
     }
 
     /// Prints the summary; returns the exit code.
-    fn report(&self, capture: &Capture, files: &[PathBuf]) -> Result<u8, CliError> {
+    fn report(&self, capture: &Capture, written: &Written) -> Result<u8, CliError> {
         let verdict = Verdict::of(capture, self.min_coverage);
         let write = |out: &mut dyn Write| match self.output {
-            Output::Text => write_text(capture, self.all, files, &verdict, out),
-            Output::Json => write_json(capture, self.all, files, &verdict, out),
+            Output::Text => write_text(capture, self.all, written, &verdict, out),
+            Output::Json => write_json(capture, self.all, written, &verdict, out),
         };
         let Some(command) = &capture.facts.command else {
             stdio::print(write)?;
@@ -210,15 +210,18 @@ fn invalid(error: ModelError) -> CliError {
 fn write_text(
     capture: &Capture,
     all: bool,
-    files: &[PathBuf],
+    written: &Written,
     verdict: &Verdict,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     summary::write(capture, all, out)?;
     writeln!(out)?;
-    for path in files {
+    for path in &written.files {
         let size = path.metadata().map_or(0, |metadata| metadata.len());
         writeln!(out, "wrote {} ({})", path.display(), text::bytes(size))?;
+    }
+    for path in &written.removed {
+        writeln!(out, "removed {}, of an earlier capture", path.display())?;
     }
     verdict
         .reasons
@@ -229,13 +232,15 @@ fn write_text(
 fn write_json(
     capture: &Capture,
     all: bool,
-    files: &[PathBuf],
+    written: &Written,
     verdict: &Verdict,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let mut object = json::capture(capture, all, summary::FUNCTIONS);
-    let paths: Vec<_> = files.iter().map(|path| path.to_string_lossy()).collect();
-    object.insert("files".to_owned(), paths.into());
+    for (key, paths) in [("files", &written.files), ("removed", &written.removed)] {
+        let paths: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
+        object.insert(key.to_owned(), paths.into());
+    }
     object.insert("verdict".to_owned(), verdict.name().into());
     object.insert("verdict_reasons".to_owned(), verdict.reasons.clone().into());
     object.insert(

@@ -58,6 +58,8 @@ fn a_wrong_command_line_is_refused_before_anything_starts() {
         &["top", "x.capture"],
         &["top", "x.capture", "-e", "disk"],
         &["flamegraph", "x.capture", "-e", "cpu", "-o", "x.txt"],
+        &["folded", "x.capture", "-e", "cpu", "-o", "x.svg"],
+        &["record", "-e", "cpu", "-o", "-"],
         &["nonsense"],
         &[],
     ] {
@@ -74,6 +76,16 @@ fn usage_errors_name_the_way_out() {
     let error = |args: &[&str]| run(place.profiler(args)).2;
     assert!(error(&["record", "-o", "x.txt"]).contains(".svg, .folded, .pb.gz"));
     assert!(error(&["record", "-o", "x.svg"]).contains("-e"));
+    let of_picture = error(&["flamegraph", "x.capture", "-o", "x.capture"]);
+    assert!(
+        of_picture.contains(".svg, .folded, .pb.gz, or be -"),
+        "{of_picture}"
+    );
+    let of_lines = error(&["folded", "x.capture", "-o", "x.svg"]);
+    assert!(
+        of_lines.contains("must end in .folded, or be -"),
+        "{of_lines}"
+    );
     assert!(error(&["record", "-e", "disk"]).contains("cpu, offcpu and io"));
 }
 
@@ -170,6 +182,23 @@ fn a_picture_gets_its_name_from_the_capture() {
         out,
         fs::read_to_string(place.path("web.offcpu.svg")).unwrap()
     );
+}
+
+#[test]
+fn folded_lines_go_to_a_file_or_to_standard_output() {
+    let place = Place::new();
+    place.write("x.capture", &sample_capture::capture());
+    let folded = |out: &[&str]| {
+        let args = [&["folded", "x.capture", "-e", "cpu"], out].concat();
+        run(place.profiler(&args))
+    };
+    let (_, lines, _) = folded(&[]);
+    assert_eq!(folded(&["-o", "-"]).1, lines);
+    let (code, out, error) = folded(&["-o", "x.folded"]);
+    assert_eq!((code, out.as_str()), (0, ""));
+    assert!(error.contains("wrote x.folded"), "{error}");
+    assert_eq!(fs::read_to_string(place.path("x.folded")).unwrap(), lines);
+    assert_eq!(place.files(), ["x.capture", "x.folded"]);
 }
 
 #[test]

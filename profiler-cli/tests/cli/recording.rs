@@ -98,6 +98,32 @@ fn without_o_the_capture_is_named_after_host_and_time() {
 }
 
 #[test]
+fn a_second_capture_of_the_same_second_does_not_replace_the_first() {
+    let bench = Bench::new(Behaviour::Deliver);
+    bench.record(&[]);
+    let (code, out, _) = bench.record(&["-e", "cpu"]);
+    assert_eq!(code, 0);
+    let name = "web-1-20261120T135501Z";
+    assert!(out.contains(&format!("wrote {name}-2.capture")), "{out}");
+    let files = [format!("{name}-2.capture"), format!("{name}.capture")];
+    assert_eq!(bench.place.files(), files);
+    let events = |name: &str| bench.capture(name).facts.spec.events.len();
+    assert_eq!((events(&files[0]), events(&files[1])), (1, 3));
+}
+
+#[test]
+fn what_is_removed_is_said() {
+    let bench = Bench::new(Behaviour::Deliver);
+    bench.record(&["-o", "all/"]);
+    let (_, out, _) = bench.record(&["-e", "cpu,offcpu", "-o", "all/"]);
+    assert!(
+        out.contains("removed all/io.svg, of an earlier capture"),
+        "{out}"
+    );
+    assert!(!bench.place.path("all/io.svg").exists());
+}
+
+#[test]
 fn flags_arrive_at_the_agent() {
     let bench = Bench::new(Behaviour::Deliver);
     let args = [
@@ -164,7 +190,7 @@ fn what_is_missing_or_lost_decides_the_exit_code() {
 
 #[test]
 fn ctrl_c_ends_the_capture_and_writes_it() {
-    for stop in [Signal::INT, Signal::TERM] {
+    for stop in [Signal::INT, Signal::TERM, Signal::HUP] {
         let bench = Bench::new(Behaviour::DeliverWhenStopped);
         let child = bench.spawn(&["-o", "x.capture"]);
         bench.agent.await_armed();
@@ -179,7 +205,7 @@ fn ctrl_c_ends_the_capture_and_writes_it() {
 #[test]
 fn a_second_ctrl_c_gives_up_and_leaves_nothing() {
     let bench = Bench::new(Behaviour::Hang);
-    let child = bench.spawn(&["-o", "new/"]);
+    let child = bench.spawn(&["-o", "new/deep/"]);
     bench.agent.await_armed();
     signal(&child, Signal::INT);
     thread::sleep(Duration::from_millis(300));

@@ -1,8 +1,8 @@
 //! The profiling daemon as a library: the same agent for `main`, tests and
 //! fuzzing. The data path, in order: `bpf` (kernel programs and their maps),
 //! `reader` (bytes to records), `aggregate` (records to raw samples),
-//! `resolver` with `processes`, `namer` with `symbolize`, and `kernel_symbols` (whose and where), `assemble`
-//! (to a capture). `session` alone wires them.
+//! `resolver` with `processes`, `mapped_file`, `namer` with `symbolize`, and `kernel_symbols` (whose and
+//! where), `assemble` (to a capture). `session` alone wires them.
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod access;
@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod kernel_symbols;
 pub mod ledger;
+pub mod mapped_file;
 pub mod monotonic;
 pub mod namer;
 pub mod own_cost;

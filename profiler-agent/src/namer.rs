@@ -11,15 +11,20 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use crate::symbolize::{ElfSymbolizer, Name};
+use crate::{
+    mapped_file::{MAX_COPY, MappedFile, MappedFileError},
+    symbolize::{ElfSymbolizer, Name},
+};
 
-/// Files whose symbol tables are kept. Past that all are dropped.
+/// Files whose symbol tables are kept, and the bytes of their copies. Past that
+/// all are dropped.
 const MAX_FILES: usize = 128;
+const MAX_COPIED: u64 = 2 * MAX_COPY;
 
 /// Offsets in one file that want names.
 pub struct Batch {
     /// The file.
-    pub fd: Arc<OwnedFd>,
+    pub file: Arc<MappedFile>,
     /// Where in it.
     pub offsets: Vec<u64>,
     /// Whose names they are, in the same order.
@@ -61,21 +66,50 @@ impl Namer {
 }
 
 fn run(batches: &Receiver<Batch>) -> Vec<Named> {
-    let mut symbolizer = ElfSymbolizer::default();
-    // The symbolizer knows files by the numbers of their descriptors, which
-    // must not be given to other files meanwhile.
-    let mut held: Vec<Arc<OwnedFd>> = Vec::new();
+    let mut tables = Tables::default();
     let mut named = Vec::new();
     for batch in batches {
-        if !held.iter().any(|fd| Arc::ptr_eq(fd, &batch.fd)) {
-            if held.len() >= MAX_FILES {
-                symbolizer = ElfSymbolizer::default();
-                held.clear();
-            }
-            held.push(Arc::clone(&batch.fd));
+        match tables.names(&batch) {
+            Ok(names) => named.extend(batch.frames.into_iter().zip(names)),
+            Err(error) => tracing::debug!("no names: {error}"),
         }
-        let names = symbolizer.names(batch.fd.as_fd(), &batch.offsets);
-        named.extend(batch.frames.into_iter().zip(names));
     }
     named
+}
+
+/// Symbol tables of the files met last.
+#[derive(Default)]
+struct Tables {
+    symbolizer: ElfSymbolizer,
+    /// The symbolizer knows files by the numbers of their descriptors, which
+    /// must not be given to other files meanwhile.
+    held: Vec<(Arc<MappedFile>, OwnedFd)>,
+    copied: u64,
+}
+
+impl Tables {
+    fn names(&mut self, batch: &Batch) -> Result<Vec<Vec<Name>>, MappedFileError> {
+        let index = match self.position(&batch.file) {
+            Some(index) => index,
+            None => self.hold(&batch.file)?,
+        };
+        let fd = self.held[index].1.as_fd();
+        Ok(self.symbolizer.names(fd, &batch.offsets))
+    }
+
+    fn position(&self, file: &Arc<MappedFile>) -> Option<usize> {
+        self.held
+            .iter()
+            .position(|(held, _)| Arc::ptr_eq(held, file))
+    }
+
+    fn hold(&mut self, file: &Arc<MappedFile>) -> Result<usize, MappedFileError> {
+        if self.held.len() >= MAX_FILES || self.copied >= MAX_COPIED - MAX_COPY {
+            *self = Self::default();
+        }
+        let (fd, copied) = file.unchanging()?;
+        self.copied += copied;
+        self.held.push((Arc::clone(file), fd));
+        Ok(self.held.len() - 1)
+    }
 }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
@@ -14,9 +13,10 @@ use std::{
 
 use crate::{
     kernel_symbols::KernelSymbols,
+    mapped_file::{self, MappedFile},
     namer::{Batch, Namer},
-    processes::{FileId, Mapping, ProcessInfo, ProcessKey, open_mapping},
-    symbolize::{self, Name},
+    processes::{FileId, Mapping, ProcessInfo, ProcessKey},
+    symbolize::Name,
 };
 
 /// Jobs that may wait between the sampling thread and the resolver.
@@ -168,7 +168,7 @@ impl Resolver {
 
 struct File {
     /// `None`: it cannot be opened, or is no file.
-    fd: Option<Arc<OwnedFd>>,
+    fd: Option<Arc<MappedFile>>,
     /// Offsets that wait for a name, with their frames.
     pending: Vec<(u64, u32)>,
     frames: HashMap<u64, u32>,
@@ -381,22 +381,19 @@ impl Worker {
         }
         let pid = self.processes[process as usize].key.pid;
         let fd = (mapping.file.inode != 0)
-            .then(|| open_mapping(pid, mapping))
+            .then(|| MappedFile::open(pid, mapping))
             .and_then(|opened| {
                 opened
                     .inspect_err(|error| tracing::debug!("{} of {pid}: {error}", mapping.path))
                     .ok()
             });
-        let build_id = fd
-            .as_ref()
-            .map(|fd| symbolize::build_id(fd.as_fd()))
-            .unwrap_or_default();
+        let build_id = fd.as_ref().map(MappedFile::build_id).unwrap_or_default();
         let index = self.new_file(mapping.path.clone(), build_id, fd);
         self.file_index.insert(key, index);
         index
     }
 
-    fn new_file(&mut self, path: String, build_id: Vec<u8>, fd: Option<OwnedFd>) -> u32 {
+    fn new_file(&mut self, path: String, build_id: Vec<u8>, fd: Option<MappedFile>) -> u32 {
         if fd.is_some() {
             self.open_files += 1;
             if self.open_files > MAX_OPEN_FILES {
@@ -451,7 +448,7 @@ impl Worker {
     }
 
     fn add_kernel(&mut self) -> u32 {
-        let index = self.new_file("[kernel]".to_owned(), symbolize::kernel_build_id(), None);
+        let index = self.new_file("[kernel]".to_owned(), mapped_file::kernel_build_id(), None);
         self.kernel = Some(KernelFile {
             index,
             symbols: KernelSymbols::current(),
@@ -494,7 +491,7 @@ impl Worker {
             }
             let (offsets, frames) = file.pending.drain(..).unzip();
             self.namer.submit(Batch {
-                fd: Arc::clone(fd),
+                file: Arc::clone(fd),
                 offsets,
                 frames,
             });

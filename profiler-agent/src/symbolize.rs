@@ -3,17 +3,13 @@
 //! their own.
 
 use std::{
-    fs,
     os::fd::{AsRawFd, BorrowedFd},
     path::PathBuf,
 };
 
-use blazesym::{
-    helper::read_elf_build_id,
-    symbolize::{
-        Input, Symbolized, Symbolizer,
-        source::{Elf, Source},
-    },
+use blazesym::symbolize::{
+    Input, Symbolized, Symbolizer,
+    source::{Elf, Source},
 };
 
 /// A function that holds an address; innermost inlined one first.
@@ -27,51 +23,12 @@ pub struct Name {
     pub line: u32,
 }
 
-/// Longest name kept: C++ templates grow to megabytes.
-const MAX_NAME: usize = 4096;
+/// Longest name kept, in bytes: C++ templates grow to megabytes.
+const MAX_NAME: usize = 1024;
 
 /// The path by which this process reaches one of its own descriptors.
 fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-}
-
-/// The GNU build-id of an ELF file, empty where it has none or is not ELF.
-pub fn build_id(fd: BorrowedFd<'_>) -> Vec<u8> {
-    match read_elf_build_id(&path_of(fd)) {
-        Ok(Some(id)) => id.into_owned(),
-        Ok(None) => Vec::new(),
-        Err(error) => {
-            tracing::debug!("no build-id: {error}");
-            Vec::new()
-        }
-    }
-}
-
-/// The running kernel's build-id, from its notes; empty where they are hidden.
-pub fn kernel_build_id() -> Vec<u8> {
-    fs::read("/sys/kernel/notes")
-        .ok()
-        .and_then(|notes| build_id_note(&notes))
-        .unwrap_or_default()
-}
-
-/// Finds `NT_GNU_BUILD_ID` in ELF notes: name size, description size, type,
-/// name, description, each padded to 4 bytes.
-fn build_id_note(mut notes: &[u8]) -> Option<Vec<u8>> {
-    const NT_GNU_BUILD_ID: u32 = 3;
-    loop {
-        let word = |at: usize| -> Option<u32> {
-            Some(u32::from_ne_bytes(notes.get(at..at + 4)?.try_into().ok()?))
-        };
-        let (name_size, size, kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
-        let name = notes.get(12..)?.get(..name_size)?;
-        let start = 12 + name_size.next_multiple_of(4);
-        let description = notes.get(start..)?.get(..size)?;
-        if kind == NT_GNU_BUILD_ID && name == b"GNU\0" {
-            return Some(description.to_vec());
-        }
-        notes = notes.get(start + size.next_multiple_of(4)..)?;
-    }
 }
 
 /// Names offsets in ELF files. Keeps the symbol tables it has read.
@@ -89,8 +46,9 @@ impl Default for ElfSymbolizer {
 
 impl ElfSymbolizer {
     /// Names of file offsets, in the order given; empty where an offset has
-    /// none. While this symbolizer lives the descriptor must stay open: its
-    /// number stands for the file.
+    /// none. While this symbolizer lives the descriptor must stay open, because
+    /// its number stands for the file, and the file must not shrink, because
+    /// it is mapped.
     pub fn names(&self, fd: BorrowedFd<'_>, offsets: &[u64]) -> Vec<Vec<Name>> {
         let mut elf = Elf::new(path_of(fd));
         // Symbol tables only. Reading DWARF costs memory in proportion to it.
@@ -125,10 +83,10 @@ fn names(symbol: &Symbolized<'_>) -> Vec<Name> {
 }
 
 fn bounded(name: &str) -> String {
-    match name.char_indices().nth(MAX_NAME) {
-        Some((end, _)) => format!("{}...", &name[..end]),
-        None => name.to_owned(),
+    if name.len() <= MAX_NAME {
+        return name.to_owned();
     }
+    format!("{}...", &name[..name.floor_char_boundary(MAX_NAME)])
 }
 
 #[cfg(test)]
@@ -136,18 +94,12 @@ mod tests {
     use std::{fs::File, os::fd::AsFd};
 
     use super::*;
-    use crate::processes::parse_maps;
+    use crate::mapped_file::{MappedFile, tests::own_function};
 
     #[test]
     fn names_a_function_of_this_program() {
-        let address = names_a_function_of_this_program as *const () as u64;
-        let maps = parse_maps(&fs::read("/proc/self/maps").unwrap());
-        let mapping = maps
-            .iter()
-            .find(|mapping| (mapping.start..mapping.end).contains(&address))
-            .unwrap();
+        let (_, offset) = own_function(names_a_function_of_this_program as *const ());
         let program = File::open("/proc/self/exe").unwrap();
-        let offset = address - mapping.start + mapping.offset;
         let names = ElfSymbolizer::default().names(program.as_fd(), &[offset, u64::MAX]);
         assert!(
             names[0][0]
@@ -158,28 +110,24 @@ mod tests {
         assert_eq!(names[1], []);
     }
 
+    /// Through a mapping of the file itself this is a SIGBUS.
     #[test]
-    fn reads_the_build_id_among_other_notes() {
-        let mut notes = Vec::new();
-        for (name, kind, description) in [
-            (&b"Linux\0"[..], 257u32, &b"x"[..]),
-            (b"GNU\0", 3, b"12345678901234567890"),
-        ] {
-            notes.extend_from_slice(&(name.len() as u32).to_ne_bytes());
-            notes.extend_from_slice(&(description.len() as u32).to_ne_bytes());
-            notes.extend_from_slice(&kind.to_ne_bytes());
-            for part in [name, description] {
-                notes.extend_from_slice(part);
-                notes.resize(notes.len().next_multiple_of(4), 0);
-            }
-        }
-        assert_eq!(
-            build_id_note(&notes).as_deref(),
-            Some(&b"12345678901234567890"[..])
-        );
-        for len in 0..notes.len() {
-            assert_eq!(build_id_note(&notes[..len]), None, "cut at {len}");
-        }
+    fn a_file_that_is_cut_while_it_is_named_does_no_harm() {
+        let (_, offset) =
+            own_function(a_file_that_is_cut_while_it_is_named_does_no_harm as *const ());
+        let mut file = tempfile::tempfile().unwrap();
+        let mut program = File::open("/proc/self/exe").unwrap();
+        std::io::copy(&mut program, &mut file).unwrap();
+        let (copy, _) = MappedFile::for_test(file.try_clone().unwrap(), false)
+            .unchanging()
+            .unwrap();
+        let symbolizer = ElfSymbolizer::default();
+        let before = symbolizer.names(copy.as_fd(), &[offset]);
+        file.set_len(0).unwrap();
+        assert_eq!(symbolizer.names(copy.as_fd(), &[offset]), before);
+        let again = ElfSymbolizer::default().names(copy.as_fd(), &[offset]);
+        assert_eq!(again, before);
+        assert!(!before[0].is_empty());
     }
 
     #[test]
@@ -187,6 +135,14 @@ mod tests {
         let text = File::open("/proc/self/status").unwrap();
         let none = ElfSymbolizer::default().names(text.as_fd(), &[1, 2]);
         assert_eq!(none, [vec![], vec![]]);
-        assert_eq!(build_id(text.as_fd()), []);
+    }
+
+    #[test]
+    fn long_names_are_cut_between_characters() {
+        let cut = bounded(&"\u{e9}".repeat(MAX_NAME));
+        assert_eq!(cut.len(), MAX_NAME + "...".len());
+        let odd = bounded(&format!("x{}", "\u{e9}".repeat(MAX_NAME)));
+        assert_eq!(odd.len(), MAX_NAME - 1 + "...".len());
+        assert_eq!(bounded("short"), "short");
     }
 }

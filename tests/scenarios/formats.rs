@@ -28,7 +28,10 @@ pub(crate) fn directory_has_every_format(lab: &Lab) -> Result<()> {
         expected.extend(["svg", "folded", "pb.gz"].map(|ending| format!("{event}.{ending}")));
         check_svg(&path("svg"), &reading.capture.facts.host)?;
         check_folded(&path("folded"), event, &reading)?;
-        check_pprof(lab, &path("pb.gz"), event)?;
+        // pprof refuses a profile without samples, and the host may have been without I/O.
+        if !reading.stacks(event)?.is_empty() {
+            check_pprof(lab, &path("pb.gz"), event)?;
+        }
     }
     let found = names(&folder)?;
     println!("{}", found.iter().cloned().collect::<Vec<_>>().join(" "));
@@ -135,9 +138,9 @@ fn check_pprof(lab: &Lab, path: &Path, event: Event) -> Result<()> {
     pprof
         .args(["tool", "pprof", "-top", "-nodecount=5"])
         .arg(path);
-    // It writes settings to its home, and looks for binaries.
+    // It writes settings, and looks for binaries.
     pprof
-        .env("HOME", lab.folder()?)
+        .env("XDG_CONFIG_HOME", lab.folder()?)
         .env("PPROF_BINARY_PATH", "/nonexistent");
     let done = run(&mut pprof)?;
     if done.stderr.contains("no such tool") {

@@ -14,7 +14,7 @@ pub(crate) mod exit {
     pub(crate) const FAILED: u8 = 1;
     /// The command line makes no sense.
     pub(crate) const USAGE: u8 = 2;
-    /// An event asked for was not to be had, or more than 1 % was lost.
+    /// An event asked for was not to be had, or too much of one was lost or skipped.
     pub(crate) const PARTIAL: u8 = 3;
     /// Less was delivered than `--min-coverage` asked for.
     pub(crate) const BELOW_COVERAGE: u8 = 4;

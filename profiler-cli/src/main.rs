@@ -48,7 +48,8 @@ Exit codes:
   0  complete
   1  failed
   2  usage: the command line makes no sense
-  3  partial: an event asked for could not be measured, or more than 1 % was lost
+  3  partial: an event asked for could not be measured, or more than 1 % of one was lost, or
+     lost and skipped by the kernel (unless fewer than 10)
   4  coverage below --min-coverage
   5  denied: privileges are missing, or the agent refuses
   `record -- COMMAND` exits with the command's code unless the profiler itself failed.";

@@ -18,7 +18,8 @@ impl Progress {
             return Self(None);
         }
         let bar = ProgressBar::new(0);
-        let template = "{msg:<11} {bar:30} {elapsed} of {prefix}";
+        // Not the bar's own clock: it runs while the programs are loaded, too.
+        let template = "{msg:<11} {bar:30} {prefix}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -32,7 +33,8 @@ impl Progress {
         bar.set_length(progress.duration_ns / 1_000_000);
         bar.set_position(progress.elapsed_ns / 1_000_000);
         bar.set_prefix(format!(
-            "{} s · {}{}",
+            "{} of {} s · {}{}",
+            text::duration(progress.elapsed_ns),
             duration.as_secs_f64(),
             text::plural(progress.samples, "sample"),
             lost(progress.lost)

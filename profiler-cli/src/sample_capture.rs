@@ -281,7 +281,7 @@ fn device_statistics(device: StrId, operation: StrId) -> DeviceStatistics {
 }
 
 fn whole_ledger(profile: &Profile) -> EventLedger {
-    let delivered = profile.total_count();
+    let delivered = profile.samples.iter().map(|sample| sample.count).sum();
     let mut ledger = EventLedger::new(profile.event);
     ledger.observed = delivered + 1_880;
     ledger.idle = 1_880;

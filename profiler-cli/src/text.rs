@@ -66,6 +66,22 @@ pub(crate) fn shorten(text: &str, limit: usize) -> String {
     }
 }
 
+/// The beginning and the end of a text that is longer than `limit` characters.
+pub(crate) fn elide(text: &str, limit: usize) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    if chars.len() <= limit {
+        return text.to_owned();
+    }
+    let kept = limit.saturating_sub(3);
+    let (head, tail) = (kept - kept / 2, kept / 2);
+    let part = |chars: &[char]| chars.iter().collect::<String>();
+    format!(
+        "{}...{}",
+        part(&chars[..head]),
+        part(&chars[chars.len() - tail..])
+    )
+}
+
 /// A count with a comma between each three digits.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -265,6 +281,9 @@ mod tests {
         assert_eq!(count(12), "12");
         assert_eq!(shorten("größer", 3), "grö...");
         assert_eq!(shorten("größer", 6), "größer");
+        assert_eq!(elide("größer als", 8), "grö...ls");
+        assert_eq!(elide("größer", 6), "größer");
+        assert_eq!(elide("größer", 0), "...");
         assert_eq!(plural(1, "thread"), "1 thread");
         assert_eq!(duration(999), "999 ns");
         assert_eq!(duration(1_500_000), "1.50 ms");

@@ -1,18 +1,22 @@
 //! Whether a capture is what was asked for.
 
-use profiler_proto::{Capture, EndReason};
+use profiler_proto::{Capture, EndReason, EventLedger};
 
 use crate::error::exit;
 use crate::text;
 
-/// The share lost above which a capture is partial.
-const TOLERATED_LOSS: f64 = 0.01;
+/// The share missing above which an event, and so the capture, is partial.
+const TOLERATED: f64 = 0.01;
+
+/// Fewer measurements than this may be missing of a short capture whatever their share is: the clock that tells
+/// how many ticks to expect and the one that makes them are not the same.
+const TOLERATED_COUNT: u64 = 10;
 
 /// What the exit code and the summary say about a whole capture.
 #[derive(Debug)]
 pub(crate) struct Verdict {
-    /// Of what was counted for an event, how much was delivered; of the worst event, which has 0 if it
-    /// was not measured.
+    /// Of what there was to measure of an event, how much was delivered; of the worst event, which has 0 if
+    /// it was not measured.
     pub(crate) coverage_percent: f64,
     /// One sentence for each reason why it is not complete.
     pub(crate) reasons: Vec<String>,
@@ -30,11 +34,11 @@ impl Verdict {
                 missing.join(" and ")
             ));
         }
-        let lost = capture.ledger.lost_share();
-        if lost > TOLERATED_LOSS {
-            let percent = text::share(100.0 * lost);
+        for ledger in capture.ledger.events.iter().filter(|l| falls_short(l)) {
+            let percent = text::share(100.0 * ledger.missing_share());
             reasons.push(format!(
-                "partial: {percent} of an event was lost, see the ledger"
+                "partial: {percent} of {} was lost or skipped, see the ledger",
+                ledger.event
             ));
         }
         if capture.facts.end_reason == EndReason::Shutdown {
@@ -76,6 +80,14 @@ impl Verdict {
     }
 }
 
+/// Whether so much of an event is missing that it is partial: more than 1 % was lost, or, counting what the
+/// kernel skipped too, more than 1 % and at least 10.
+pub(crate) fn falls_short(ledger: &EventLedger) -> bool {
+    let missing = ledger.lost().saturating_add(ledger.skipped());
+    ledger.lost_share() > TOLERATED
+        || ledger.missing_share() > TOLERATED && missing >= TOLERATED_COUNT
+}
+
 fn missing_events(capture: &Capture) -> Vec<&'static str> {
     let events = capture.facts.spec.events.iter();
     events
@@ -90,9 +102,7 @@ fn coverage(capture: &Capture) -> f64 {
         .map(|event| {
             let available = capture.facts.event(*event).is_some_and(|f| f.available);
             match capture.ledger.event(*event) {
-                Some(ledger) if available && ledger.counted > 0 => {
-                    text::percent(ledger.delivered, ledger.counted)
-                }
+                Some(ledger) if available => 100.0 * (1.0 - ledger.missing_share()),
                 _ if available => 100.0,
                 _ => 0.0,
             }
@@ -102,7 +112,7 @@ fn coverage(capture: &Capture) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use profiler_proto::{Event, LossReason};
+    use profiler_proto::{Event, LossReason, SkipReason};
 
     use super::*;
     use crate::sample_capture;
@@ -133,6 +143,26 @@ mod tests {
             cpu.counted = 1000;
             cpu.losses.insert(LossReason::RingBufferFull, lost);
             assert_eq!(Verdict::of(&capture, None).exit_code(), code);
+        }
+    }
+
+    #[test]
+    fn skipped_ticks_count_unless_they_are_few() {
+        for (skipped, observed, code) in [
+            (9, 100, exit::COMPLETE),
+            (10, 100, exit::PARTIAL),
+            (10, 1000, exit::COMPLETE),
+            (11, 1000, exit::PARTIAL),
+            (-100, 1000, exit::COMPLETE),
+        ] {
+            let mut capture = sample_capture::capture();
+            let ledgers = &mut capture.ledger.events;
+            let cpu = ledgers.iter_mut().find(|l| l.event == Event::Cpu).unwrap();
+            cpu.observed = observed;
+            cpu.skipped.insert(SkipReason::TickMissing, skipped);
+            let verdict = Verdict::of(&capture, None);
+            assert_eq!(verdict.exit_code(), code, "{skipped}: {verdict:?}");
+            assert_eq!(verdict.coverage_percent < 100.0, skipped > 0);
         }
     }
 }

@@ -29,15 +29,6 @@ impl Event {
         }
     }
 
-    /// The name used in headings.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Cpu => "CPU",
-            Self::OffCpu => "Off-CPU",
-            Self::Io => "Disk I/O",
-        }
-    }
-
     /// The unit of folded lines and of pictures made from them.
     pub fn folded_unit(self) -> &'static str {
         match self {

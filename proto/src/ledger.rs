@@ -72,12 +72,6 @@ impl Ledger {
         lost.fold(0, u64::saturating_add)
     }
 
-    /// The share of the event that lost the largest one, 0 to 1.
-    pub fn lost_share(&self) -> f64 {
-        let shares = self.events.iter().map(EventLedger::lost_share);
-        shares.fold(0.0, f64::max)
-    }
-
     /// Verifies the ledgers of all events.
     ///
     /// # Errors
@@ -161,6 +155,25 @@ impl EventLedger {
         let lost = self.lost() as f64;
         let all = lost + self.delivered as f64;
         if all > 0.0 { lost / all } else { 0.0 }
+    }
+
+    /// Measurements skipped, for all reasons. Where more came than were expected, that makes up for none.
+    pub fn skipped(&self) -> u64 {
+        let skipped = self.skipped.values().map(|&count| count.max(0));
+        skipped.fold(0, |sum, count| sum.saturating_add(count.unsigned_abs()))
+    }
+
+    /// Skipped of those that should have been observed, 0 to 1.
+    pub fn skipped_share(&self) -> f64 {
+        let skipped = self.skipped() as f64;
+        let all = skipped + self.observed as f64;
+        if all > 0.0 { skipped / all } else { 0.0 }
+    }
+
+    /// The part of all there was to measure that was skipped or lost, 0 to 1.
+    pub fn missing_share(&self) -> f64 {
+        let (skipped, lost) = (self.skipped_share(), self.lost_share());
+        skipped + lost - skipped * lost
     }
 
     /// Verifies that the counts add up. The sums are exact, whatever the numbers.
@@ -376,8 +389,22 @@ mod tests {
         assert_eq!(both.user_stacks[&StackEnd::Whole], 152);
         assert_eq!(ledger.verify(), Ok(()));
         assert_eq!(ledger.lost(), 8);
-        assert_eq!(ledger.lost_share(), 0.05);
-        assert_eq!(Ledger::default().lost_share(), 0.0);
+        assert_eq!(both.lost_share(), 0.05);
+    }
+
+    #[test]
+    fn what_was_skipped_and_what_was_lost_is_missing() {
+        let mut ledger = EventLedger::new(Event::Cpu);
+        assert_eq!((ledger.skipped(), ledger.missing_share()), (0, 0.0));
+        ledger.observed = 75;
+        ledger.delivered = 50;
+        ledger.skipped.insert(SkipReason::Throttled, 25);
+        // More than expected makes up for nothing.
+        ledger.skipped.insert(SkipReason::TickMissing, -20);
+        assert_eq!((ledger.skipped(), ledger.missing_share()), (25, 0.25));
+        ledger.losses.insert(LossReason::RingBufferFull, 50);
+        assert_eq!((ledger.skipped_share(), ledger.lost_share()), (0.25, 0.5));
+        assert_eq!(ledger.missing_share(), 0.625);
     }
 
     #[test]

@@ -320,17 +320,3 @@ pub struct Profile {
     /// The samples.
     pub samples: Vec<Sample>,
 }
-
-impl Profile {
-    /// Sum of the weights, nanoseconds.
-    pub fn total_weight(&self) -> u64 {
-        let weights = self.samples.iter().map(|sample| sample.weight);
-        weights.fold(0, u64::saturating_add)
-    }
-
-    /// Sum of the counts.
-    pub fn total_count(&self) -> u64 {
-        let counts = self.samples.iter().map(|sample| sample.count);
-        counts.fold(0, u64::saturating_add)
-    }
-}

@@ -150,7 +150,7 @@ fn tell_what_is_missing(view: &View<'_>) {
     }
     if ledger::is_due(view.capture) {
         let mut text = Vec::new();
-        if ledger::write_capture(view.capture, &mut text).is_ok() {
+        if ledger::write_for(view.event, view.capture, &mut text).is_ok() {
             stdio::tell_raw(&String::from_utf8_lossy(&text));
         }
     }

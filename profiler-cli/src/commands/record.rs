@@ -76,7 +76,8 @@ pub(crate) struct Args {
     /// Also show waits of threads that did not run at all in the window
     #[arg(long)]
     all: bool,
-    /// Exit with 4 if less than this part of the measurements of any event was delivered
+    /// Exit with 4 if less than this part of what there was to measure of any event was delivered:
+    /// neither lost nor skipped
     #[arg(long, value_name = "PERCENT", value_parser = percentage)]
     min_coverage: Option<f64>,
     /// How to print the summary: text or json

@@ -3,7 +3,7 @@
 use profiler_proto::{Capture, Ledger};
 use serde_json::{Map, Value, json};
 
-use super::top;
+use super::{summary, top};
 use crate::view::{LeftOut, View};
 
 /// The ledger, one object per event.
@@ -23,6 +23,7 @@ fn event_ledger(event: &profiler_proto::EventLedger) -> Value {
         "delivered": event.delivered,
         "lost": event.lost(),
         "lost_share": event.lost_share(),
+        "missing_share": event.missing_share(),
         "losses": reasons(&event.losses, |reason| reason.as_str()),
         "skipped": reasons(&event.skipped, |reason| reason.as_str()),
         "user_stacks": reasons(&event.user_stacks, |end| end.as_str()),
@@ -77,7 +78,7 @@ pub(crate) fn capture(capture: &Capture, all: bool, functions: usize) -> Map<Str
     set("start_ns", json!(facts.start_ns));
     set("end_ns", json!(facts.end_ns));
     set("target", json!(facts.spec.target.to_string()));
-    set("end_reason", json!(facts.end_reason.as_str()));
+    set("end_reason", json!(summary::end_reason(facts)));
     set("warnings", json!(facts.warnings));
     set("events", json!(events));
     set("devices", devices(capture));

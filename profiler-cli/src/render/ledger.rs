@@ -1,27 +1,46 @@
 //! The ledger for people: what was expected, taken and lost, and what became of the stacks.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use profiler_proto::{Capture, Event, EventLedger, Ledger, SkipReason, StackEnd};
 
+use super::summary;
 use crate::text::{clean, count, duration, percent, share};
+use crate::verdict;
 
-/// Whether the reader of a result must see the ledger: something was lost or was not to be had.
+/// Whether the reader of a result must see the ledger: something was lost or was not to be had, or more was
+/// skipped than chance explains.
 pub(crate) fn is_due(capture: &Capture) -> bool {
-    capture.ledger.lost() > 0
-        || capture.facts.events.iter().any(|event| !event.available)
-        || capture.ledger.verify().is_err()
+    capture.facts.events.iter().any(|event| !event.available)
+        || capture.ledger.events.iter().any(lacks_something)
+}
+
+fn lacks_something(event: &EventLedger) -> bool {
+    event.lost() > 0 || verdict::falls_short(event) || event.verify().is_err()
 }
 
 /// Writes the ledger of a capture, with the events that were not to be had.
 pub(crate) fn write_capture(capture: &Capture, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "ledger")?;
-    for facts in capture.facts.events.iter().filter(|f| !f.available) {
-        heading(facts.event, out)?;
-        writeln!(out, "not measured: {}", clean(&facts.reason))?;
-    }
+    write_unavailable(capture, out)?;
     write_events(&capture.ledger, out)
+}
+
+/// Writes the ledger for a result that shows one event; of the others only what they lack, in a line each.
+pub(crate) fn write_for(shown: Event, capture: &Capture, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "ledger")?;
+    for event in capture.ledger.events.iter().filter(|e| lacks_something(e)) {
+        if event.event == shown {
+            write_event(event, out)?;
+        } else {
+            heading(event.event, out)?;
+            writeln!(out, "{}", summary::losses(capture, event.event))?;
+        }
+    }
+    write_unavailable(capture, out)?;
+    write_imbalance(&capture.ledger, out)
 }
 
 /// Writes the ledgers of all events.
@@ -29,10 +48,22 @@ pub(crate) fn write_events(ledger: &Ledger, out: &mut dyn Write) -> io::Result<(
     for event in &ledger.events {
         write_event(event, out)?;
     }
-    if let Err(imbalance) = ledger.verify() {
-        writeln!(out, "  {imbalance}; please report this")?;
+    write_imbalance(ledger, out)
+}
+
+fn write_unavailable(capture: &Capture, out: &mut dyn Write) -> io::Result<()> {
+    for facts in capture.facts.events.iter().filter(|f| !f.available) {
+        heading(facts.event, out)?;
+        writeln!(out, "not measured: {}", clean(&facts.reason))?;
     }
     Ok(())
+}
+
+fn write_imbalance(ledger: &Ledger, out: &mut dyn Write) -> io::Result<()> {
+    match ledger.verify() {
+        Ok(()) => Ok(()),
+        Err(imbalance) => writeln!(out, "  {imbalance}; please report this"),
+    }
 }
 
 fn write_event(event: &EventLedger, out: &mut dyn Write) -> io::Result<()> {
@@ -126,18 +157,19 @@ fn ends(part: &str, ends: &BTreeMap<StackEnd, u64>) -> Option<String> {
 /// How far the samples are from the exact sum.
 fn exactness(event: &EventLedger) -> Option<String> {
     let (sampled, exact) = (event.sampled_weight, event.exact_weight);
-    let direction = if sampled < exact { "less" } else { "more" };
-    (exact > 0).then(|| {
-        format!(
-            "samples stand for {}, {} {direction} than the exact sum",
-            duration(sampled),
-            share(percent(sampled.abs_diff(exact), exact)),
-        )
-    })
+    let off = || share(percent(sampled.abs_diff(exact), exact));
+    let distance = match sampled.cmp(&exact) {
+        Ordering::Less => format!("{} less than the kernel's sum", off()),
+        Ordering::Equal => "exactly the kernel's sum".to_owned(),
+        Ordering::Greater => format!("{} more than the kernel's sum", off()),
+    };
+    (exact > 0).then(|| format!("samples stand for {}, {distance}", duration(sampled)))
 }
 
 #[cfg(test)]
 mod tests {
+    use profiler_proto::Event;
+
     use crate::sample_capture;
 
     #[test]
@@ -147,5 +179,24 @@ mod tests {
         let mut out = Vec::new();
         super::write_capture(&capture, &mut out).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+
+    #[test]
+    fn beside_one_event_the_others_take_a_line() {
+        let capture = sample_capture::lossy();
+        for event in [Event::Cpu, Event::OffCpu] {
+            let mut out = Vec::new();
+            super::write_for(event, &capture, &mut out).unwrap();
+            insta::assert_snapshot!(String::from_utf8(out).unwrap());
+        }
+    }
+
+    #[test]
+    fn samples_that_add_up_to_the_kernel_s_sum_do_so_exactly() {
+        let mut capture = sample_capture::lossy();
+        let offcpu = &mut capture.ledger.events[1];
+        offcpu.exact_weight = offcpu.sampled_weight;
+        let text = super::exactness(offcpu).unwrap();
+        assert_eq!(text, "samples stand for 18.0 s, exactly the kernel's sum");
     }
 }

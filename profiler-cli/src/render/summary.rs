@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 
-use profiler_proto::{Capture, DeviceStatistics, Event, Facts, Histogram};
+use profiler_proto::{Capture, DeviceStatistics, EndReason, Event, Facts, Histogram};
 
 use super::{ledger, top};
-use crate::text::{bytes, clean, count, duration, percent, plural, share, shorten, utc, utc_time};
+use crate::text::{
+    bytes, clean, count, duration, elide, percent, plural, share, shorten, utc, utc_time,
+};
 use crate::view::View;
 
 /// Functions shown of each event.
@@ -14,12 +16,21 @@ pub(crate) const FUNCTIONS: usize = 5;
 /// A line of 100 columns; `top` prints names in full.
 const NAME_CHARS: usize = 87;
 
+/// A command line in the heading.
+const SUBJECT_CHARS: usize = 80;
+
+/// Above it, unnamed user frames are mentioned: up to here, few hot functions can be among them.
+const UNNAMED_PERCENT: f64 = 5.0;
+
 /// Devices shown of a capture with I/O.
 const DEVICES: usize = 5;
 
 /// Writes the summary of a capture.
 pub(crate) fn write(capture: &Capture, all: bool, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", heading(capture))?;
+    if let Some(ending) = ending(&capture.facts) {
+        writeln!(out, "{ending}")?;
+    }
     for event in &capture.facts.spec.events {
         writeln!(out)?;
         match View::new(capture, *event, all) {
@@ -44,8 +55,48 @@ pub(crate) fn heading(capture: &Capture) -> String {
         "{} · {} · {}",
         clean(&facts.host),
         window(facts),
-        clean(&facts.spec.target.to_string())
+        elide(&subject(facts), SUBJECT_CHARS)
     )
+}
+
+/// What was captured: the command, or the target.
+pub(crate) fn subject(facts: &Facts) -> String {
+    match &facts.command {
+        Some(command) => clean(&format!("command {}", command.argv.join(" "))),
+        None => clean(&facts.spec.target.to_string()),
+    }
+}
+
+/// Why the capture ended, in a few words.
+pub(crate) fn end_reason(facts: &Facts) -> &'static str {
+    match (facts.end_reason, &facts.command) {
+        // The end of a command is seen by the client, which then stops the capture, or by the agent.
+        (EndReason::Stopped | EndReason::TargetExited, Some(_)) => "command ended",
+        (reason, _) => reason.as_str(),
+    }
+}
+
+/// A sentence on an end before the time was over, and on how a command ended.
+fn ending(facts: &Facts) -> Option<String> {
+    let after = duration(facts.end_ns.saturating_sub(facts.start_ns));
+    let early = !matches!(facts.end_reason, EndReason::Duration | EndReason::Unknown);
+    let reason = end_reason(facts);
+    match &facts.command {
+        Some(command) => {
+            let code = exit_code(command.exit_code);
+            let reason = if early { reason } else { "command ended" };
+            Some(format!("ended after {after}: {reason}, {code}"))
+        }
+        None => early.then(|| format!("ended after {after} of {}: {reason}", facts.spec.duration)),
+    }
+}
+
+/// As shells report it: 128 and the number of a signal.
+fn exit_code(code: i32) -> String {
+    match code - 128 {
+        signal @ 1..=64 => format!("exit code {code} (signal {signal})"),
+        _ => format!("exit code {code}"),
+    }
 }
 
 /// `2026-11-20 13:55:01 to 13:55:11 UTC (10.0 s)`
@@ -61,17 +112,25 @@ pub(crate) fn window(facts: &Facts) -> String {
     format!("{start} to {end} UTC ({})", duration(length))
 }
 
-/// What was lost of one event, in a few words.
+/// What was lost and skipped of one event, in a few words.
 pub(crate) fn losses(capture: &Capture, event: Event) -> String {
-    match capture.ledger.event(event) {
-        None => "no ledger".to_owned(),
-        Some(ledger) if ledger.lost() == 0 => "nothing lost".to_owned(),
-        Some(ledger) => format!(
-            "{} lost ({})",
-            count(ledger.lost()),
-            share(100.0 * ledger.lost_share())
-        ),
-    }
+    let Some(ledger) = capture.ledger.event(event) else {
+        return "no ledger".to_owned();
+    };
+    let some = |number: u64, word: &str, part: f64| {
+        (number > 0).then(|| format!("{} {word} ({})", count(number), share(100.0 * part)))
+    };
+    let lost = some(ledger.lost(), "lost", ledger.lost_share());
+    let skipped = some(ledger.skipped(), "skipped", ledger.skipped_share());
+    let lost = lost.unwrap_or_else(|| "nothing lost".to_owned());
+    skipped.map_or(lost.clone(), |skipped| format!("{lost}, {skipped}"))
+}
+
+/// That many user frames are addresses, where they are so many that it matters.
+pub(crate) fn unnamed(capture: &Capture, event: Event) -> Option<String> {
+    let ledger = capture.ledger.event(event)?;
+    let unnamed = percent(ledger.unnamed_user_frames, ledger.user_frames);
+    (unnamed > UNNAMED_PERCENT).then(|| format!("{} of user frames have no name", share(unnamed)))
 }
 
 /// Amount, mechanism and losses of one event in one line.
@@ -118,6 +177,9 @@ fn write_event(view: &View<'_>, out: &mut dyn Write) -> io::Result<()> {
     }
     if view.event == Event::Io {
         write_devices(view.capture, out)?;
+    }
+    if let Some(sentence) = unnamed(view.capture, view.event) {
+        writeln!(out, "        {sentence}")?;
     }
     if let Some(sentence) = view.left_out.sentence() {
         writeln!(out, "        {sentence}; --all shows them")?;
@@ -199,6 +261,8 @@ fn below(histogram: &Histogram, quantile: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use profiler_proto::{CommandResult, EndReason};
+
     use crate::sample_capture;
 
     fn text(capture: &profiler_proto::Capture, all: bool) -> String {
@@ -215,6 +279,35 @@ mod tests {
     #[test]
     fn a_capture_with_losses_and_a_missing_event() {
         insta::assert_snapshot!(text(&sample_capture::lossy(), true));
+    }
+
+    #[test]
+    fn how_it_ended_is_said_unless_as_planned() {
+        let mut facts = sample_capture::capture().facts;
+        facts.end_ns = facts.start_ns + 1_040_000_000;
+        let mut ending = |reason, command: Option<i32>| {
+            facts.end_reason = reason;
+            facts.command = command.map(|exit_code| CommandResult {
+                argv: vec!["make".to_owned(), "-j4".to_owned()],
+                exit_code,
+            });
+            (
+                super::subject(&facts),
+                super::ending(&facts).unwrap_or_default(),
+            )
+        };
+        assert_eq!(ending(EndReason::Duration, None).1, "");
+        assert_eq!(
+            ending(EndReason::TargetExited, None).1,
+            "ended after 1.04 s of 10s: target exited"
+        );
+        let (subject, end) = ending(EndReason::Stopped, Some(2));
+        assert_eq!(subject, "command make -j4");
+        assert_eq!(end, "ended after 1.04 s: command ended, exit code 2");
+        assert_eq!(
+            ending(EndReason::Shutdown, Some(137)).1,
+            "ended after 1.04 s: agent shut down, exit code 137 (signal 9)"
+        );
     }
 
     #[test]

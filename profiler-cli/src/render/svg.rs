@@ -18,6 +18,12 @@ use crate::view::{Total, View};
 /// height and megabytes.
 const MIN_WIDTH_PERCENT: f64 = 0.05;
 
+/// Characters of the subtitle that a picture of 1200 pixels has room for, less two separators.
+const SUBTITLE_CHARS: usize = 154;
+
+/// What the subject always has of them.
+const SUBJECT_CHARS: usize = 12;
+
 /// `*.svg`.
 pub(crate) static FORMAT: Format = Format {
     ending: "svg",
@@ -252,18 +258,22 @@ fn title(view: &View<'_>) -> String {
 fn subtitle(view: &View<'_>) -> String {
     let facts = &view.capture.facts;
     let total = view.total();
-    let mut parts = vec![
-        summary::window(facts),
-        text::clean(&facts.spec.target.to_string()),
-    ];
-    match view.event {
+    let waited = |noun: &str| {
+        let (time, count) = (
+            text::duration(total.weight_ns),
+            text::plural(total.count, noun),
+        );
+        format!("{time} in {count}")
+    };
+    let amount = match view.event {
         Event::Cpu => {
-            parts.push(format!("{} Hz", facts.spec.frequency.get()));
-            parts.push(text::plural(total.count, "sample"));
+            let samples = text::plural(total.count, "sample");
+            format!("{} Hz · {samples}", facts.spec.frequency.get())
         }
-        Event::OffCpu | Event::Io => parts.push(text::duration(total.weight_ns)),
-    }
-    parts.push(summary::losses(view.capture, view.event));
+        Event::OffCpu => waited("wait"),
+        Event::Io => waited("request"),
+    };
+    let mut parts = vec![amount, summary::losses(view.capture, view.event)];
     if view.left_out.threads > 0 {
         parts.push(format!(
             "{} that did not run left out ({})",
@@ -271,7 +281,11 @@ fn subtitle(view: &View<'_>) -> String {
             text::duration(view.left_out.wait_ns)
         ));
     }
-    parts.join(" · ")
+    let (window, parts) = (summary::window(facts), parts.join(" · "));
+    // What is left of the width is for the subject, which may be a long command line.
+    let room = SUBTITLE_CHARS.saturating_sub(window.chars().count() + parts.chars().count());
+    let subject = text::elide(&summary::subject(facts), room.max(SUBJECT_CHARS));
+    format!("{window} · {subject} · {parts}")
 }
 
 /// Splits before the element that holds the frames.
@@ -371,6 +385,25 @@ mod tests {
         assert!(!svg.contains('\u{1b}') && !svg.contains('\u{7}'), "{svg}");
         // Seven samples are seven samples: none was read as a weight or a second column.
         assert!(svg.contains("all (7 samples, 100%)"), "{svg}");
+    }
+
+    #[test]
+    fn a_long_command_line_leaves_room_for_the_rest() {
+        let mut capture = sample_capture::lossy();
+        capture.facts.command = Some(profiler_proto::CommandResult {
+            argv: vec!["x".repeat(300), "end".to_owned()],
+            exit_code: 0,
+        });
+        for event in [Event::Cpu, Event::OffCpu] {
+            let subtitle = subtitle(&View::new(&capture, event, false).unwrap());
+            assert!(subtitle.chars().count() <= 160, "{subtitle}");
+            assert!(subtitle.starts_with("2026-11-20"), "{subtitle}");
+            assert!(
+                subtitle.contains("... end") || subtitle.contains("x end"),
+                "{subtitle}"
+            );
+            assert!(subtitle.contains("lost"), "{subtitle}");
+        }
     }
 
     #[test]

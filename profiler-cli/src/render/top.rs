@@ -129,6 +129,9 @@ pub(crate) fn write_text(view: &View<'_>, limit: usize, out: &mut dyn Write) -> 
     let table = table(view);
     writeln!(out, "{}", summary::heading(view.capture))?;
     writeln!(out, "{}", summary::event_line(view))?;
+    if let Some(sentence) = summary::unnamed(view.capture, view.event) {
+        writeln!(out, "        {sentence}")?;
+    }
     writeln!(out)?;
     let unit = match view.event {
         Event::Cpu => "samples",
@@ -159,7 +162,7 @@ pub(crate) fn write_text(view: &View<'_>, limit: usize, out: &mut dyn Write) -> 
     }
     if ledger::is_due(view.capture) {
         writeln!(out)?;
-        ledger::write_capture(view.capture, out)?;
+        ledger::write_for(view.event, view.capture, out)?;
     }
     Ok(())
 }

@@ -129,6 +129,26 @@ mod storage {
     #[map]
     static THREADS: HashMap<u32, ThreadState> = HashMap::with_max_entries(16384, 0);
 
+    #[inline(always)]
+    fn new(thread_start_ns: u64) -> ThreadState {
+        ThreadState {
+            phase: NEW,
+            since_ns: 0,
+            run_delay_at_leave_ns: 0,
+            exec_runtime_ns: 0,
+            unsettled_ns: 0,
+            on_cpu_ns: 0,
+            runnable_ns: 0,
+            blocked_ns: 0,
+            blocked_count: 0,
+            runnable_count: 0,
+            mean_wait_ns: 0,
+            probability: 0,
+            stack: StackIds::default(),
+            thread_start_ns,
+        }
+    }
+
     pub(crate) fn get(task: Task) -> Option<&'static mut ThreadState> {
         let state = THREADS.get_ptr_mut(&task.tid())?;
         // SAFETY: map memory; only the program that switches the thread in or
@@ -142,38 +162,15 @@ mod storage {
         let tid = task.tid();
         let thread_start_ns = task.start_boottime_ns();
         if THREADS.get_ptr_mut(&tid).is_none() {
-            let new = ThreadState {
-                phase: NEW,
-                since_ns: 0,
-                run_delay_at_leave_ns: 0,
-                exec_runtime_ns: 0,
-                unsettled_ns: 0,
-                on_cpu_ns: 0,
-                runnable_ns: 0,
-                blocked_ns: 0,
-                blocked_count: 0,
-                runnable_count: 0,
-                mean_wait_ns: 0,
-                probability: 0,
-                stack: StackIds::default(),
-                thread_start_ns,
-            };
-            THREADS.insert(&tid, &new, u64::from(BPF_NOEXIST)).ok()?;
+            THREADS
+                .insert(&tid, &new(thread_start_ns), u64::from(BPF_NOEXIST))
+                .ok()?;
         }
         let state = THREADS.get_ptr_mut(&tid)?;
         // SAFETY: as in `get`.
         let state = unsafe { &mut *state };
         if state.thread_start_ns != thread_start_ns {
-            state.thread_start_ns = thread_start_ns;
-            state.phase = NEW;
-            state.on_cpu_ns = 0;
-            state.runnable_ns = 0;
-            state.blocked_ns = 0;
-            state.blocked_count = 0;
-            state.runnable_count = 0;
-            state.unsettled_ns = 0;
-            state.mean_wait_ns = 0;
-            state.probability = 0;
+            *state = new(thread_start_ns);
         }
         Some(state)
     }

@@ -1,5 +1,6 @@
 //! Entry points, one file per event.
 
+mod accounts;
 mod cpu;
 mod fork;
 mod io;

@@ -75,13 +75,8 @@ impl<'a> Capturing<'a> {
     pub(crate) async fn run(mut self, spec: &CaptureSpec) -> Result<Received, CliError> {
         let outcome = self.receive(spec).await;
         drop(std::mem::replace(&mut self.progress, Progress::new(false)));
-        if let Err(failure) = &outcome
-            && self.command_is_running()
-            && !matches!(failure, CliError::Aborted)
-        {
-            crate::stdio::tell(format_args!(
-                "profiler: {failure}; the command runs on, unprofiled"
-            ));
+        if outcome.is_err() {
+            self.tell_of_running_command();
         }
         // Also where the capture failed: the command must not be left behind by its parent.
         if !matches!(outcome, Err(CliError::Aborted)) {
@@ -210,6 +205,18 @@ impl<'a> Capturing<'a> {
                 "{} does not answer the call to end the capture",
                 self.agent.name
             ))),
+        }
+    }
+
+    /// Says what becomes of the command when the capture has failed. Why it has is said at the end.
+    fn tell_of_running_command(&self) {
+        if let Some(workload) = &self.workload
+            && self.command_is_running()
+        {
+            crate::stdio::tell(format_args!(
+                "profiler: the capture has failed; the command runs on as process {}, unprofiled",
+                workload.raw_pid()
+            ));
         }
     }
 

@@ -92,8 +92,12 @@ impl Agent {
             )));
         }
         if !may_start {
+            let other = match socket {
+                Some(_) => "give --socket the path of one that runs",
+                None => "name its socket with --socket",
+            };
             return Err(CliError::Failed(format!(
-                "no agent answers at {}: {failure}; start profiler-agent, or name its socket with --socket",
+                "no agent answers at {}: {failure}; start profiler-agent, or {other}",
                 path.display()
             )));
         }
@@ -213,9 +217,10 @@ fn status_error(agent: &str, doing: &str, status: &Status) -> CliError {
         Code::Unimplemented => CliError::Failed(format!(
             "{agent} is of another version and does not know {doing}"
         )),
-        Code::ResourceExhausted => CliError::Failed(format!(
-            "{agent} has no room for {doing}: {said}; try again later"
-        )),
+        // What it says tells when to try again.
+        Code::ResourceExhausted => {
+            CliError::Failed(format!("{agent} has no room for {doing}: {said}"))
+        }
         // The transport's own words are about frames and streams, the reason lies below them.
         _ if status.source().is_some() => {
             let cause = status.source().map_or(said, root_cause);

@@ -89,7 +89,7 @@ impl CliError {
         }
     }
 
-    /// Adds the last lines of the agent's log to the message that it went away.
+    /// Adds how the agent ended, and the last lines of its log, to the message that it went away.
     pub(crate) fn with_agent_log(self, log: &str) -> Self {
         match self {
             Self::AgentLost(message) => Self::AgentLost(message + log),

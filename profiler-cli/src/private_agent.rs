@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -88,19 +89,20 @@ impl PrivateAgent {
         self.dir.path().join("agent.sock")
     }
 
-    /// Ends it and waits for it; returns the end of its log, to follow an error message.
+    /// Ends it and waits for it; returns how it ended, unless well, and the end of its log, to follow an error
+    /// message.
     pub(crate) async fn end(mut self) -> String {
         drop(self.child.stdin.take());
-        if tokio::time::timeout(END_TIMEOUT, self.child.wait())
-            .await
-            .is_err()
-        {
+        let how = match tokio::time::timeout(END_TIMEOUT, self.child.wait()).await {
+            Ok(Ok(status)) => describe(status),
+            Ok(Err(error)) => format!("; how it ended is not known: {error}"),
             // It hangs. `kill` names it by its own process id and waits for it.
-            if let Err(error) = self.child.kill().await {
-                return format!("; it could not be ended either: {error}");
-            }
-        }
-        log_tail(&self.dir.path().join("agent.log"))
+            Err(_) => match self.child.kill().await {
+                Ok(()) => "; it had to be killed".to_owned(),
+                Err(error) => return format!("; it could not be ended either: {error}"),
+            },
+        };
+        how + &log_tail(&self.dir.path().join("agent.log"))
     }
 
     /// Waits for the line `ready`; says how it failed otherwise.
@@ -115,10 +117,7 @@ impl PrivateAgent {
         if line.trim_end() == "ready" {
             return Ok(());
         }
-        match self.child.wait().await {
-            Ok(status) => Err(format!("failed to start ({})", describe(status))),
-            Err(error) => Err(format!("failed to start: {error}")),
-        }
+        Err("failed to start".to_owned())
     }
 }
 
@@ -152,9 +151,12 @@ fn find_agent() -> PathBuf {
 }
 
 fn describe(status: ExitStatus) -> String {
-    status
-        .code()
-        .map_or_else(|| status.to_string(), |code| format!("exit code {code}"))
+    match (status.code(), status.signal()) {
+        (Some(0), _) => String::new(),
+        (Some(code), _) => format!("; it ended with exit code {code}"),
+        (None, Some(signal)) => format!("; it was ended by signal {signal}"),
+        (None, None) => format!("; it ended with {status}"),
+    }
 }
 
 fn log_tail(path: &Path) -> String {

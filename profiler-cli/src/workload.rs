@@ -75,9 +75,14 @@ impl Workload {
     }
 
     /// Its process id, which is also the command's.
+    pub(crate) fn raw_pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// The same, to capture it.
     pub(crate) fn pid(&self) -> Result<profiler_proto::Pid, CliError> {
-        let pid = self.pid.as_raw_nonzero().get().unsigned_abs();
-        pid.try_into()
+        self.raw_pid()
+            .try_into()
             .map_err(|error: SpecError| CliError::Failed(error.to_string()))
     }
 

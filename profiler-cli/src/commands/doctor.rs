@@ -87,22 +87,27 @@ fn write_text(answer: &DoctorResponse, out: &mut dyn Write) -> io::Result<()> {
     }
     for event in &answer.events {
         writeln!(out)?;
-        write_event(event, out)?;
+        write_event(event, &answer.checks, out)?;
     }
     Ok(())
 }
 
-fn write_event(event: &pb::EventProbe, out: &mut dyn Write) -> io::Result<()> {
+fn write_event(
+    event: &pb::EventProbe,
+    checks: &[pb::Check],
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let name = event_name(event);
     match in_use(event) {
         Some(rung) => writeln!(out, "{name:<10}measured by {}", clean(&rung.mechanism))?,
         None => writeln!(out, "{name:<10}cannot be measured here")?,
     }
+    writeln!(out, "{:10}to do: {}", "", to_do(event, checks))?;
     for rung in &event.rungs {
         let (word, detail) = if rung.available {
             ("works", programs(rung))
         } else {
-            ("no", clean(&rung.reason))
+            ("no", reason(&rung.reason))
         };
         writeln!(
             out,
@@ -113,6 +118,33 @@ fn write_event(event: &pb::EventProbe, out: &mut dyn Write) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// What to do about an event, in plain words. What failed may be behind what the checks found.
+fn to_do(event: &pb::EventProbe, checks: &[pb::Check]) -> String {
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check.state() == CheckState::Failed)
+        .map(|check| clean(&check.name))
+        .collect();
+    match in_use(event) {
+        Some(_) if event.rungs.first().is_some_and(|best| best.available) => {
+            "nothing, this is the best way".to_owned()
+        }
+        Some(_) => "nothing; better ways do not work here, for the reasons below".to_owned(),
+        None if failed.is_empty() => {
+            "remove one of the reasons below, or leave it out with `record -e`".to_owned()
+        }
+        None => format!("what is said above for {}", failed.join(", ")),
+    }
+}
+
+/// Without the heading of a verifier's report that is empty.
+fn reason(text: &str) -> String {
+    let text = clean(text);
+    let text = text.replace(". Verifier output:;", ";");
+    let stem = text.trim_end().strip_suffix(". Verifier output:");
+    stem.unwrap_or(&text).to_owned()
 }
 
 /// The kernel's count of instructions per program, where it gives one.
@@ -143,7 +175,7 @@ fn state_word(state: CheckState) -> &'static str {
     match state {
         CheckState::Ok => "ok",
         CheckState::Degraded => "degraded",
-        CheckState::Failed => "missing",
+        CheckState::Failed => "failed",
         CheckState::Unspecified => "unknown",
     }
 }
@@ -152,12 +184,7 @@ fn json(answer: &DoctorResponse) -> Value {
     let checks = answer.checks.iter().map(|check| {
         json!({
             "name": check.name,
-            "state": match check.state() {
-                CheckState::Ok => "ok",
-                CheckState::Degraded => "degraded",
-                CheckState::Failed => "failed",
-                CheckState::Unspecified => "unknown",
-            },
+            "state": state_word(check.state()),
             "found": check.found,
             "advice": check.advice,
         })
@@ -243,6 +270,29 @@ mod tests {
         let mut out = Vec::new();
         write_text(&answer(), &mut out).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+
+    #[test]
+    fn an_empty_report_of_the_verifier_is_left_out() {
+        let load = "the BPF_PROG_LOAD syscall returned Operation not permitted (os error 1)";
+        assert_eq!(reason(&format!("{load}. Verifier output:")), load);
+        assert_eq!(
+            reason(&format!("{load}. Verifier output:; become root")),
+            format!("{load}; become root")
+        );
+        let full = format!("{load}. Verifier output: R1 is no pointer");
+        assert_eq!(reason(&full), full);
+    }
+
+    #[test]
+    fn what_to_do_follows_what_was_found() {
+        let answer = answer();
+        let [cpu, io] = answer.events.as_slice() else {
+            panic!("two events");
+        };
+        assert!(to_do(cpu, &answer.checks).starts_with("nothing; better ways"));
+        assert_eq!(to_do(io, &answer.checks), "what is said above for lockdown");
+        assert!(to_do(io, &[]).contains("reasons below"));
     }
 
     #[test]

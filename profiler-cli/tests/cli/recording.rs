@@ -221,6 +221,24 @@ fn a_second_ctrl_c_gives_up_and_leaves_nothing() {
 }
 
 #[test]
+fn a_second_ctrl_c_leaves_the_command_to_itself_and_says_so() {
+    let bench = Bench::new(Behaviour::Hang);
+    let child = bench.spawn(&["-o", "x.capture", "--", "sleep", "1"]);
+    bench.agent.await_armed();
+    signal(&child, Signal::INT);
+    thread::sleep(Duration::from_millis(100));
+    signal(&child, Signal::INT);
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("the command runs on as process") && error.contains("nothing was written"),
+        "{error}"
+    );
+    assert!(bench.place.files().is_empty());
+}
+
+#[test]
 fn an_agent_that_dies_leaves_a_sentence_and_no_file() {
     let bench = Bench::new(Behaviour::Hang);
     let child = bench.spawn(&["-o", "x.capture"]);
@@ -329,11 +347,9 @@ fn a_command_runs_on_where_the_agent_dies() {
     let output = finish(child);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout), "end\n");
-    assert!(
-        text(&output.stderr).contains("unprofiled"),
-        "{}",
-        text(&output.stderr)
-    );
+    let error = text(&output.stderr);
+    assert!(error.contains("the command runs on as process"), "{error}");
+    assert_eq!(error.matches("went away").count(), 1, "{error}");
     assert!(place.files().is_empty());
 }
 

@@ -350,7 +350,7 @@ pub(crate) mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::processes::parse_maps;
+    use crate::processes::{Paths, parse_maps};
 
     impl MappedFile {
         /// A file as if a process had mapped it.
@@ -362,7 +362,9 @@ pub(crate) mod tests {
     /// This program, and where one of its functions is in it.
     pub(crate) fn own_function(function: *const ()) -> (Mapping, u64) {
         let address = function as u64;
-        let mapping = parse_maps(&fs::read("/proc/self/maps").unwrap())
+        let maps = fs::read("/proc/self/maps").unwrap();
+        let (mappings, _) = parse_maps(&mut &*maps, &mut Paths::default()).unwrap();
+        let mapping = mappings
             .into_iter()
             .find(|mapping| (mapping.start..mapping.end).contains(&address))
             .unwrap();

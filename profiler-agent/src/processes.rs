@@ -3,19 +3,28 @@
 //! what is read is only believed when the pid still belongs to that start.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
-    io,
+    io::{self, BufRead, BufReader, Read},
+    sync::Arc,
 };
 
 /// `/proc/PID/stat` counts in ticks of 1/USER_HZ s, and USER_HZ is 100.
 const NS_PER_TICK: u64 = 10_000_000;
 
-/// Mappings of one process that are looked at. The kernel allows 65,530 by
-/// default (`vm.max_map_count`); only executable ones are kept.
-const MAX_MAPPINGS: usize = 65_536;
-
-/// Longest `/proc/PID/maps` that is read.
+/// Longest `/proc/PID/maps` that is read: the kernel allows 65,530 mappings by
+/// default (`vm.max_map_count`), 100 bytes each and their paths.
 const MAX_MAPS_BYTES: u64 = 32 << 20;
+
+/// Longest of the other files.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// Bytes of executable mappings kept of one process, about 15,000. Most
+/// processes have 30.
+const MAX_MAPPING_BYTES: usize = 1 << 20;
+
+/// Bytes of paths that are remembered to be shared.
+const MAX_PATH_BYTES: usize = 1 << 20;
 
 /// A process as the kernel programs know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +49,7 @@ pub struct Mapping {
     /// Device and inode of the file; inode 0 where there is none.
     pub file: FileId,
     /// As the process sees it, or `[vdso]` and the like; empty for anonymous memory.
-    pub path: String,
+    pub path: Arc<str>,
 }
 
 /// A file by device and inode.
@@ -65,6 +74,30 @@ pub struct ProcessInfo {
     pub container: String,
     /// Executable mappings, sorted by address.
     pub mappings: Vec<Mapping>,
+    /// Whether `mappings` is all of them.
+    pub complete: bool,
+}
+
+/// Paths that many processes have mapped, each kept once.
+#[derive(Debug, Default)]
+pub struct Paths {
+    known: HashSet<Arc<str>>,
+    bytes: usize,
+}
+
+impl Paths {
+    fn share(&mut self, path: &str) -> Arc<str> {
+        if let Some(known) = self.known.get(path) {
+            return Arc::clone(known);
+        }
+        if self.bytes > MAX_PATH_BYTES {
+            *self = Self::default();
+        }
+        let path: Arc<str> = path.into();
+        self.bytes += path.len();
+        self.known.insert(Arc::clone(&path));
+        path
+    }
 }
 
 /// Why nothing is known of a process.
@@ -85,10 +118,10 @@ pub enum ProcessError {
 
 impl ProcessInfo {
     /// Reads all of it. A kernel thread has no mappings and no executable.
-    pub fn read(key: &ProcessKey) -> Result<Self, ProcessError> {
+    pub fn read(key: &ProcessKey, paths: &mut Paths) -> Result<Self, ProcessError> {
         check_alive(key)?;
         let comm = read(key.pid, "comm")?;
-        let maps = read(key.pid, "maps")?;
+        let (mappings, complete) = read_maps(key.pid, paths)?;
         let cgroups = read(key.pid, "cgroup").unwrap_or_default();
         let executable = fs::read_link(format!("/proc/{}/exe", key.pid))
             .map(|path| path.to_string_lossy().into_owned())
@@ -101,8 +134,20 @@ impl ProcessInfo {
             executable,
             container: container_id(&cgroup).unwrap_or_default().to_owned(),
             cgroup,
-            mappings: parse_maps(&maps),
+            mappings,
+            complete,
         })
+    }
+
+    /// Memory its mappings take. Paths are often shared, but need not be.
+    pub fn mapping_bytes(&self) -> usize {
+        let mut last: &str = "";
+        let cost = |mapping| {
+            let cost = mapping_bytes(mapping, last);
+            last = &mapping.path;
+            cost
+        };
+        self.mappings.iter().map(cost).sum()
     }
 
     /// The mapping that holds `address`.
@@ -116,19 +161,50 @@ impl ProcessInfo {
     }
 }
 
+/// Of a mapping that comes after one of the file `last`.
+fn mapping_bytes(mapping: &Mapping, last: &str) -> usize {
+    let own_path = match &*mapping.path == last {
+        true => 0,
+        false => mapping.path.len(),
+    };
+    size_of::<Mapping>() + own_path
+}
+
 fn read(pid: u32, name: &str) -> Result<Vec<u8>, ProcessError> {
+    let mut bytes = Vec::new();
+    let (file, failed) = open(pid, name)?;
+    file.take(MAX_FILE_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    Ok(bytes)
+}
+
+fn read_maps(pid: u32, paths: &mut Paths) -> Result<(Vec<Mapping>, bool), ProcessError> {
+    let (file, failed) = open(pid, "maps")?;
+    let mut lines = BufReader::new(file.take(MAX_MAPS_BYTES));
+    let (mappings, complete) = parse_maps(&mut lines, paths).map_err(failed)?;
+    let cut = lines.into_inner().limit() == 0;
+    Ok((mappings, complete && !cut))
+}
+
+/// A file of a process in `/proc`, and what an error of it means.
+fn open(
+    pid: u32,
+    name: &str,
+) -> Result<(File, impl Fn(io::Error) -> ProcessError + use<>), ProcessError> {
     let path = format!("/proc/{pid}/{name}");
-    let failed = |source: io::Error| match source.raw_os_error() {
+    let file = File::open(&path);
+    let failed = move |source: io::Error| match source.raw_os_error() {
         Some(libc::ENOENT | libc::ESRCH) => ProcessError::Gone(pid),
         _ => ProcessError::Read {
             path: path.clone(),
             source,
         },
     };
-    let mut bytes = Vec::new();
-    let file = File::open(&path).map_err(failed)?;
-    io::Read::read_to_end(&mut io::Read::take(file, MAX_MAPS_BYTES), &mut bytes).map_err(failed)?;
-    Ok(bytes)
+    match file {
+        Ok(file) => Ok((file, failed)),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 fn check_alive(key: &ProcessKey) -> Result<(), ProcessError> {
@@ -150,19 +226,35 @@ pub fn start_ticks_of_stat(stat: &[u8]) -> Option<u64> {
     str::from_utf8(field).ok()?.parse().ok()
 }
 
-/// Parses `/proc/PID/maps` and keeps what is executable.
-pub fn parse_maps(maps: &[u8]) -> Vec<Mapping> {
-    let mut mappings: Vec<Mapping> = maps
-        .split(|&byte| byte == b'\n')
-        .take(MAX_MAPPINGS)
-        .filter_map(parse_mapping)
-        .collect();
-    mappings.sort_by_key(|mapping| mapping.start);
-    mappings
+/// Parses `/proc/PID/maps`, sorted by address as they are, and keeps what is
+/// executable; false: there was more than is kept.
+///
+/// # Errors
+/// Fails where the lines cannot be read.
+pub fn parse_maps(lines: &mut impl BufRead, paths: &mut Paths) -> io::Result<(Vec<Mapping>, bool)> {
+    let mut mappings: Vec<Mapping> = Vec::new();
+    let mut room = MAX_MAPPING_BYTES;
+    let mut line = Vec::new();
+    while {
+        line.clear();
+        lines.read_until(b'\n', &mut line)? > 0
+    } {
+        let Some(mapping) = parse_mapping(line.strip_suffix(b"\n").unwrap_or(&line), paths) else {
+            continue;
+        };
+        let last = mappings.last().map_or("", |mapping| &*mapping.path);
+        let bytes = mapping_bytes(&mapping, last);
+        if bytes > room {
+            return Ok((mappings, false));
+        }
+        room -= bytes;
+        mappings.push(mapping);
+    }
+    Ok((mappings, true))
 }
 
 /// `start-end perms offset major:minor inode    path`
-fn parse_mapping(line: &[u8]) -> Option<Mapping> {
+fn parse_mapping(line: &[u8], paths: &mut Paths) -> Option<Mapping> {
     let mut fields = line.splitn(6, |&byte| byte == b' ');
     let mut text = || str::from_utf8(fields.next()?).ok();
     let (start, end) = text()?.split_once('-')?;
@@ -183,7 +275,7 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
             device: rustix::fs::makedev(hex(major)? as u32, hex(minor)? as u32),
             inode: inode.parse().ok()?,
         },
-        path: String::from_utf8_lossy(path).into_owned(),
+        path: paths.share(&String::from_utf8_lossy(path)),
     })
 }
 
@@ -213,14 +305,28 @@ fn container_id(cgroup: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// This process, as the kernel programs would tell of it.
+    pub(crate) fn own_key() -> ProcessKey {
+        let stat = fs::read("/proc/self/stat").unwrap();
+        ProcessKey {
+            pid: std::process::id(),
+            start_ns: start_ticks_of_stat(&stat).unwrap() * NS_PER_TICK + 5,
+            exec_id: 1,
+        }
+    }
 
     #[test]
     fn start_is_found_behind_a_hostile_name() {
         let stat = b"7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 99";
         assert_eq!(start_ticks_of_stat(stat), Some(4242));
         assert_eq!(start_ticks_of_stat(b"7 (x"), None);
+    }
+
+    fn parse(maps: &[u8]) -> (Vec<Mapping>, bool) {
+        parse_maps(&mut { maps }, &mut Paths::default()).unwrap()
     }
 
     #[test]
@@ -230,21 +336,44 @@ mod tests {
             7f00-7f10 rwxp 00000000 00:00 0 \n\
             ffff-1ffff r-xp 00000000 00:00 0                          [vdso]\n\
             nonsense\n";
-        let mappings = parse_maps(maps);
+        let (mappings, complete) = parse(maps);
+        assert!(complete);
         assert_eq!(mappings.len(), 3);
-        assert_eq!(mappings[0].path, "/bin/with space");
+        assert_eq!(&*mappings[0].path, "/bin/with space");
         assert_eq!(mappings[0].offset, 0x8000);
-        assert_eq!(mappings[1].path, "");
-        assert_eq!(mappings[2].path, "[vdso]");
+        assert_eq!(&*mappings[1].path, "");
+        assert_eq!(&*mappings[2].path, "[vdso]");
+    }
+
+    #[test]
+    fn mappings_are_bounded_and_paths_shared() {
+        let many = |path: fn(u32) -> String| -> Vec<u8> {
+            let line = |n| format!("{:x}-{:x} r-xp 0 0:0 1 {}\n", n * 2, n * 2 + 1, path(n));
+            (1..30_000).map(line).collect::<String>().into_bytes()
+        };
+        let (same, complete) = parse(&many(|_| "/lib/a".to_owned()));
+        assert!(!complete);
+        assert!(Arc::ptr_eq(&same[0].path, &same[1].path));
+        let info = |mappings| ProcessInfo {
+            mappings,
+            ..ProcessInfo::default()
+        };
+        let (others, complete) = parse(&many(|n| format!("/lib/{n:0100}")));
+        assert!(!complete);
+        assert!(others.len() < same.len());
+        for mappings in [same, others] {
+            let bytes = info(mappings).mapping_bytes();
+            assert!((MAX_MAPPING_BYTES - 256..=MAX_MAPPING_BYTES).contains(&bytes));
+        }
     }
 
     #[test]
     fn finds_the_mapping_of_an_address() {
         let info = ProcessInfo {
-            mappings: parse_maps(b"10-20 r-xp 0 0:0 0 a\n30-40 r-xp 0 0:0 0 b\n"),
+            mappings: parse(b"10-20 r-xp 0 0:0 0 a\n30-40 r-xp 0 0:0 0 b\n").0,
             ..ProcessInfo::default()
         };
-        let path = |address| info.mapping(address).map(|mapping| mapping.path.as_str());
+        let path = |address| info.mapping(address).map(|mapping| &*mapping.path);
         assert_eq!(path(0x10), Some("a"));
         assert_eq!(path(0x1f), Some("a"));
         assert_eq!(path(0x20), None);
@@ -265,23 +394,16 @@ mod tests {
 
     #[test]
     fn this_process_is_alive_and_a_later_one_is_not_it() {
-        let pid = std::process::id();
-        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap();
-        let start_ns = start_ticks_of_stat(&stat).unwrap() * NS_PER_TICK + 5;
-        let key = ProcessKey {
-            pid,
-            start_ns,
-            exec_id: 0,
-        };
-        let info = ProcessInfo::read(&key).unwrap();
+        let key = own_key();
+        let info = ProcessInfo::read(&key, &mut Paths::default()).unwrap();
         let here = this_process_is_alive_and_a_later_one_is_not_it as *const () as u64;
         assert!(info.mapping(here).is_some());
         let later = ProcessKey {
-            start_ns: start_ns + NS_PER_TICK,
+            start_ns: key.start_ns + NS_PER_TICK,
             ..key
         };
         assert!(matches!(
-            ProcessInfo::read(&later),
+            ProcessInfo::read(&later, &mut Paths::default()),
             Err(ProcessError::Gone(_))
         ));
     }

@@ -1,0 +1,277 @@
+//! The processes of a session, and their mappings as far as they are kept.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use crate::processes::{Mapping, Paths, ProcessError, ProcessInfo, ProcessKey};
+
+use super::{USER_END, call_site};
+
+/// Least time between two readings of one process's mappings.
+const REREAD: Duration = Duration::from_millis(200);
+
+/// A process is read again at most for this part of the time: of 65,000
+/// mappings, which take 100 ms, once in 5 s.
+const REREAD_SHARE: u32 = 50;
+
+/// Bytes of mappings kept, of a host's processes 3 KiB each. Past that those
+/// read longest ago are dropped, and read again when their process is met again.
+const MAX_MAPPING_BYTES: usize = 16 << 20;
+
+/// No program has code below: the first page is never mapped.
+const USER_START: u64 = 4096;
+
+struct Process {
+    key: ProcessKey,
+    read_at: Instant,
+    /// Not to be read again before.
+    next_read: Instant,
+}
+
+/// All processes, by index.
+#[derive(Default)]
+pub(super) struct ProcessTable {
+    processes: Vec<Process>,
+    infos: Vec<Option<ProcessInfo>>,
+    /// Process id -> the last process seen under it.
+    by_pid: HashMap<u32, u32>,
+    /// Processes that have mappings, those read longest ago first.
+    mapped: VecDeque<u32>,
+    mapping_bytes: usize,
+    paths: Paths,
+}
+
+impl ProcessTable {
+    /// Reads a process that was seen for the first time.
+    pub(super) fn add(&mut self, index: u32, key: ProcessKey, parent: u32) {
+        debug_assert_eq!(index as usize, self.processes.len());
+        let started = Instant::now();
+        let info = match ProcessInfo::read(&key, &mut self.paths) {
+            Ok(info) => Some(info),
+            Err(error) => {
+                tracing::debug!("{error}");
+                self.inherited(&key, parent)
+            }
+        };
+        self.by_pid.insert(key.pid, index);
+        self.infos.push(None);
+        let now = Instant::now();
+        self.processes.push(Process {
+            key,
+            read_at: now,
+            next_read: now + pause(now - started),
+        });
+        if let Some(info) = info {
+            self.keep(index, info);
+        }
+    }
+
+    /// A process that was gone before it could be read has its parent's image,
+    /// unless one of the two has called exec since the fork.
+    fn inherited(&self, key: &ProcessKey, parent: u32) -> Option<ProcessInfo> {
+        let index = *self.by_pid.get(&parent)?;
+        let same_image = self.processes[index as usize].key.exec_id == key.exec_id;
+        same_image.then(|| self.info(index).cloned())?
+    }
+
+    /// What is known of a process.
+    pub(super) fn info(&self, index: u32) -> Option<&ProcessInfo> {
+        self.infos.get(index as usize)?.as_ref()
+    }
+
+    /// Process id.
+    pub(super) fn pid(&self, index: u32) -> Option<u32> {
+        Some(self.processes.get(index as usize)?.key.pid)
+    }
+
+    /// The mapping that holds an address of a process.
+    pub(super) fn mapping(&self, index: u32, address: u64) -> Option<&Mapping> {
+        self.info(index)?.mapping(address)
+    }
+
+    /// Whether there may be code at an address of a process.
+    pub(super) fn may_be_code(&self, index: u32, address: u64) -> bool {
+        match self.info(index) {
+            Some(info) if info.complete => info.mapping(address).is_some(),
+            _ => (USER_START..USER_END).contains(&address),
+        }
+    }
+
+    /// Whether a stack leads where no mapping is known but one could be: a
+    /// library was loaded since.
+    pub(super) fn lacks(&self, index: u32, addresses: &[u64]) -> bool {
+        self.info(index).is_some_and(|info| {
+            call_sites(addresses)
+                .find(|address| info.mapping(*address).is_none())
+                .is_some_and(|address| (USER_START..USER_END).contains(&address))
+        })
+    }
+
+    /// When a process may be read again.
+    pub(super) fn next_read(&self, index: u32) -> Option<Instant> {
+        Some(self.processes.get(index as usize)?.next_read)
+    }
+
+    /// Reads a process again, unless it has been since `time`.
+    pub(super) fn read_since(&mut self, index: u32, time: Instant) {
+        let Some(process) = self.processes.get(index as usize) else {
+            return;
+        };
+        let key = process.key;
+        // After exec the pid shows the image of the next generation.
+        if process.read_at >= time || self.by_pid.get(&key.pid) != Some(&index) {
+            return;
+        }
+        let started = Instant::now();
+        let read = ProcessInfo::read(&key, &mut self.paths);
+        let process = &mut self.processes[index as usize];
+        process.read_at = Instant::now();
+        process.next_read = process.read_at + pause(started.elapsed());
+        self.take_in(index, read);
+    }
+
+    /// What was read of a known process is only believed while it runs the same
+    /// program: exec keeps its pid and start.
+    fn take_in(&mut self, index: u32, read: Result<ProcessInfo, ProcessError>) {
+        let same_program = |fresh: &ProcessInfo| {
+            self.info(index)
+                .is_none_or(|known| program(known) == program(fresh))
+        };
+        match read {
+            Ok(fresh) if same_program(&fresh) => self.keep(index, fresh),
+            Ok(_) => tracing::debug!("process {index} runs another program by now"),
+            Err(error) => tracing::debug!("{error}"),
+        }
+    }
+
+    fn keep(&mut self, index: u32, info: ProcessInfo) {
+        self.drop_mappings(index);
+        self.mapping_bytes += info.mapping_bytes();
+        self.infos[index as usize] = Some(info);
+        self.mapped.push_back(index);
+        while self.mapping_bytes > MAX_MAPPING_BYTES
+            && let Some(oldest) = self.mapped.front().copied()
+        {
+            self.drop_mappings(oldest);
+        }
+    }
+
+    fn drop_mappings(&mut self, index: u32) {
+        let Some(at) = self.mapped.iter().position(|mapped| *mapped == index) else {
+            return;
+        };
+        self.mapped.remove(at);
+        if let Some(info) = &mut self.infos[index as usize] {
+            self.mapping_bytes -= info.mapping_bytes();
+            info.mappings = Vec::new();
+            info.complete = false;
+        }
+    }
+
+    /// By index; `None`: it was gone before it could be read.
+    pub(super) fn into_infos(self) -> Vec<Option<ProcessInfo>> {
+        self.infos
+    }
+}
+
+/// How long to leave a process alone whose reading took so long.
+fn pause(took: Duration) -> Duration {
+    REREAD.max(took * REREAD_SHARE)
+}
+
+/// Executable, also where it has been replaced on disk meanwhile.
+fn program(info: &ProcessInfo) -> &str {
+    info.executable.trim_end_matches(" (deleted)")
+}
+
+fn call_sites(addresses: &[u64]) -> impl Iterator<Item = u64> {
+    addresses
+        .iter()
+        .enumerate()
+        .map(|(depth, address)| call_site(depth, *address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processes::tests::own_key;
+
+    fn table() -> ProcessTable {
+        let mut table = ProcessTable::default();
+        table.add(0, own_key(), 0);
+        table
+    }
+
+    #[test]
+    fn knows_where_code_is() {
+        let table = table();
+        let code = knows_where_code_is as *const () as u64;
+        assert!(table.may_be_code(0, code));
+        assert!(!table.may_be_code(0, USER_START));
+        assert!(!table.lacks(0, &[code, code + 1]));
+        assert!(table.lacks(0, &[code, USER_START + 1]));
+        assert!(!table.lacks(0, &[code, 7, USER_START + 1]), "ends at 7");
+        assert!(!table.lacks(1, &[USER_START]), "no such process");
+    }
+
+    #[test]
+    fn is_read_again_once() {
+        let mut table = table();
+        let first = table.processes[0].read_at;
+        table.read_since(0, first);
+        assert_eq!(table.processes[0].read_at, first);
+        let now = Instant::now();
+        table.read_since(0, now);
+        assert!(table.processes[0].read_at > first);
+        assert!(table.next_read(0).unwrap() >= now + REREAD);
+        assert_eq!(table.mapped.len(), 1);
+        let bytes = table.info(0).unwrap().mapping_bytes();
+        assert_eq!(table.mapping_bytes, bytes);
+    }
+
+    #[test]
+    fn an_earlier_generation_is_not_read_again() {
+        let mut table = table();
+        table.add(
+            1,
+            ProcessKey {
+                exec_id: 2,
+                ..own_key()
+            },
+            0,
+        );
+        let first = table.processes[0].read_at;
+        table.read_since(0, Instant::now());
+        assert_eq!(table.processes[0].read_at, first);
+    }
+
+    #[test]
+    fn another_program_is_not_believed() {
+        let mut table = table();
+        let mappings = table.info(0).unwrap().mappings.len();
+        let other = ProcessInfo {
+            executable: "/bin/other".to_owned(),
+            ..ProcessInfo::default()
+        };
+        table.take_in(0, Ok(other));
+        assert_eq!(table.info(0).unwrap().mappings.len(), mappings);
+    }
+
+    #[test]
+    fn dropped_mappings_leave_everything_possible() {
+        let mut table = table();
+        table.drop_mappings(0);
+        assert_eq!(table.mapping_bytes, 0);
+        assert!(table.may_be_code(0, USER_START));
+        assert!(!table.may_be_code(0, 7));
+        assert!(!table.may_be_code(0, USER_END));
+    }
+
+    #[test]
+    fn what_is_costly_is_read_rarely() {
+        assert_eq!(pause(Duration::from_millis(1)), REREAD);
+        assert_eq!(pause(Duration::from_millis(100)), Duration::from_secs(5));
+    }
+}

@@ -178,13 +178,15 @@ impl Task {
         self.read(unsafe { offset!(task_cgroups) })
     }
 
+    /// Padded with zeroes. The kernel's own copy is not on older kernels:
+    /// behind the end stands what an earlier, longer name left.
     #[inline(always)]
     pub(crate) fn comm(self) -> [u8; 16] {
         let mut comm = [0u8; 16];
         // SAFETY: the helper checks the source; the target is 16 bytes long.
-        // It zeroes the target where it fails, which is an empty name.
+        // Where it fails, the name is empty.
         unsafe {
-            generated::bpf_probe_read_kernel(
+            generated::bpf_probe_read_kernel_str(
                 comm.as_mut_ptr().cast(),
                 16,
                 self.pointer.add(offset!(task_comm) as usize).cast(),

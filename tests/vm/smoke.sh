@@ -22,6 +22,7 @@ step doctor "$profiler" doctor --output json
 
 # One busy thread, one that sleeps and one that writes to the disk of 5 ms, past the page cache.
 (while :; do :; done) &
+busy=$!
 (while :; do sleep 0.02; done) &
 (while :; do dd if=/dev/zero of=/dev/nullb0 bs=64k count=64 oflag=direct 2>/dev/null; done) &
 
@@ -29,6 +30,19 @@ step record "$profiler" record -d 3s -e cpu,offcpu,io -o /run/out/
 for event in cpu offcpu io; do
     step "top-$event" "$profiler" top /run/out/host.capture -e "$event" --output json
 done
+
+# Each kind of target: it is decided in the kernel.
+target() {
+    name=$1
+    shift
+    step "$name" "$profiler" record -d 1s -e cpu,offcpu "$@" -o "/run/$name.capture"
+    for event in cpu offcpu; do
+        step "$name-$event" "$profiler" top "/run/$name.capture" -e "$event" --output json
+    done
+}
+target pid -p $busy
+target comm --comm "$(cat /proc/$busy/comm)"
+target cgroup --cgroup /sys/fs/cgroup
 
 # A processor goes and comes back during a capture; then a thread named "returned" runs on it and on no other.
 online=/sys/devices/system/cpu/cpu1/online

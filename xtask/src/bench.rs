@@ -33,10 +33,12 @@ impl Args {
         build::ensure()?;
         let folder = paths::target().join("bench");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        copy_binaries(&folder)?;
         let empty_program = assemble_empty_program(&folder)?;
         let mut command = process::cargo();
         command
             .args(["run", "--quiet", "--release", "-p", "profiler-bench", "--"])
+            .env("PROFILER_BIN_DIR", &folder)
             .arg("--empty-program")
             .arg(empty_program)
             .arg("--out")
@@ -49,6 +51,16 @@ impl Args {
         }
         process::run(&mut command)
     }
+}
+
+/// A build while it measures must not change what is measured.
+fn copy_binaries(folder: &Path) -> Result<()> {
+    for name in ["profiler", "profiler-agent"] {
+        let (from, to) = (paths::release().join(name), folder.join(name));
+        fs::copy(&from, &to)
+            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    }
+    Ok(())
 }
 
 /// The kernel program that does nothing, by LLVM's assembler, which comes with what bpf-linker is built with.

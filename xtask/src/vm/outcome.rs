@@ -9,6 +9,9 @@ use super::guest::{Results, Step};
 /// What a capture must hold.
 pub(crate) const EVENTS: [&str; 3] = ["cpu", "offcpu", "io"];
 
+/// Captures of one target each: see tests/vm/smoke.sh.
+const TARGETS: [&str; 3] = ["pid", "comm", "cgroup"];
+
 /// The disk of the guests answers no request sooner: see tests/vm/init.sh.
 const DISK_LATENCY_NS: f64 = 5e6;
 
@@ -112,7 +115,15 @@ impl Outcome {
         outcome.doctor(results.step("doctor"));
         outcome.captured("record", results.step("record"));
         for event in EVENTS {
-            outcome.has_samples(event, results.step(&format!("top-{event}")));
+            let name = format!("top-{event}");
+            outcome.has_samples(event, &name, results.step(&name));
+        }
+        for target in TARGETS {
+            outcome.captured(target, results.step(target));
+            for event in ["cpu", "offcpu"] {
+                let name = format!("{target}-{event}");
+                outcome.has_samples(event, &name, results.step(&name));
+            }
         }
         outcome.hotplug(results);
         outcome
@@ -165,13 +176,13 @@ impl Outcome {
         }
     }
 
-    fn has_samples(&mut self, event: &str, step: Option<Step>) {
+    fn has_samples(&mut self, event: &str, name: &str, step: Option<Step>) {
         let fault = match top(step) {
             Ok(top) => top.fault(event),
             Err(error) => Some(error),
         };
         if let Some(fault) = fault {
-            self.fail(format!("{event}: {fault}"));
+            self.fail(format!("{name}: {fault}"));
         }
     }
 
@@ -227,6 +238,11 @@ mod tests {
         for name in ["top-cpu", "top-offcpu", "top-io"] {
             step(&folder, name, 0, TOP);
         }
+        for target in TARGETS {
+            step(&folder, target, 0, "");
+            step(&folder, &format!("{target}-cpu"), 0, TOP);
+            step(&folder, &format!("{target}-offcpu"), 0, TOP);
+        }
         step(&folder, "hotplug", 124, "");
         step(
             &folder,
@@ -269,7 +285,19 @@ mod tests {
             0,
             &TOP.replace("\"samples\": 9", "\"samples\": 0"),
         );
-        assert_eq!(outcome(&folder).failures, ["io: no samples"]);
+        assert_eq!(outcome(&folder).failures, ["top-io: no samples"]);
+    }
+
+    #[test]
+    fn a_target_that_is_not_found_fails() {
+        let folder = guest();
+        step(
+            &folder,
+            "comm-cpu",
+            0,
+            &TOP.replace("\"samples\": 9", "\"samples\": 0"),
+        );
+        assert_eq!(outcome(&folder).failures, ["comm-cpu: no samples"]);
     }
 
     #[test]
@@ -278,7 +306,7 @@ mod tests {
         step(&folder, "top-cpu", 0, &TOP.replacen("true", "false", 1));
         assert_eq!(
             outcome(&folder).failures,
-            ["cpu: the ledger does not add up"]
+            ["top-cpu: the ledger does not add up"]
         );
     }
 
@@ -288,7 +316,7 @@ mod tests {
         step(&folder, "top-io", 0, &TOP.replace("46000000", "44000000"));
         let failures = outcome(&folder).failures;
         assert!(
-            failures[0].starts_with("io: a request takes 4888889 ns"),
+            failures[0].starts_with("top-io: a request takes 4888889 ns"),
             "{failures:?}"
         );
     }
@@ -334,7 +362,7 @@ mod tests {
         assert!(
             outcome
                 .failures
-                .contains(&"cpu: `profiler top` did not end".to_owned())
+                .contains(&"top-cpu: `profiler top` did not end".to_owned())
         );
     }
 

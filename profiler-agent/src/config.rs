@@ -97,7 +97,7 @@ struct Settings {
     #[arg(long, value_name = "BYTES")]
     ring_bytes: Option<RingBytes>,
 
-    /// Samples kept in memory per session; what comes after is counted as lost [default: 1000000]
+    /// Samples kept in memory per session; what comes after is counted as lost [default: 400000]
     #[arg(long, value_name = "N")]
     max_samples: Option<MaxSamples>,
 

@@ -18,6 +18,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::access::{AccessPolicy, Gate};
 use crate::config::Config;
+use crate::own_cost;
 use crate::server::incoming::{self, Incoming};
 use crate::server::socket::{SocketError, SocketFile};
 use crate::server::{Backend, Service};
@@ -77,6 +78,8 @@ pub async fn run(
     ready: impl FnOnce() -> io::Result<()>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
+    own_cost::limit_arenas();
+    own_cost::raise_file_limit();
     let tls = config
         .tcp
         .as_ref()

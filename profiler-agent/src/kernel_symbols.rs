@@ -26,7 +26,15 @@ pub struct KernelSymbols {
     /// Start of the kernel's own text (`_stext`), 0 where addresses are hidden.
     base: u64,
     /// The modules these symbols belong to.
-    modules: String,
+    modules: Vec<Module>,
+}
+
+/// A loaded module. How often it is used, which changes all the time, is left out.
+#[derive(Debug, PartialEq, Eq)]
+struct Module {
+    name: String,
+    /// Where it lies; empty where addresses are hidden.
+    text: Range<u64>,
 }
 
 /// The table every session shares.
@@ -39,6 +47,7 @@ impl KernelSymbols {
         let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
         // A kernel without modules has no such file.
         let modules = fs::read_to_string("/proc/modules").unwrap_or_default();
+        let modules = parse_modules(&modules);
         if let Some(symbols) = current.as_ref()
             && symbols.modules == modules
         {
@@ -56,7 +65,7 @@ impl KernelSymbols {
     }
 
     /// Lines are `address type name`, and `[module]` behind a tab.
-    fn read(mut lines: impl BufRead, modules: String) -> io::Result<Self> {
+    fn read(mut lines: impl BufRead, modules: Vec<Module>) -> io::Result<Self> {
         let mut symbols = Self {
             modules,
             ..Self::default()
@@ -90,7 +99,8 @@ impl KernelSymbols {
         if symbols.base < end {
             symbols.text.push(symbols.base..end);
         }
-        symbols.text.extend(module_ranges(&symbols.modules));
+        let modules = symbols.modules.iter().map(|module| module.text.clone());
+        symbols.text.extend(modules);
         Ok(symbols)
     }
 
@@ -126,14 +136,20 @@ impl KernelSymbols {
 }
 
 /// Lines of `/proc/modules`: name, size, uses, users, state, address.
-fn module_ranges(modules: &str) -> impl Iterator<Item = Range<u64>> {
-    modules.lines().filter_map(|line| {
+fn parse_modules(modules: &str) -> Vec<Module> {
+    let module = |line: &str| {
         let mut fields = line.split(' ');
-        let size: u64 = fields.nth(1)?.parse().ok()?;
+        let name = fields.next()?.to_owned();
+        let size: u64 = fields.next()?.parse().ok()?;
         let address = fields.nth(3)?.strip_prefix("0x")?;
         let start = u64::from_str_radix(address, 16).ok()?;
-        (start != 0).then_some(start..start + size)
-    })
+        let end = if start == 0 { 0 } else { start + size };
+        Some(Module {
+            name,
+            text: start..end,
+        })
+    };
+    modules.lines().filter_map(module).collect()
 }
 
 #[cfg(test)]
@@ -145,7 +161,7 @@ mod tests {
     const MODULES: &str = "mod 4096 0 - Live 0xffff9000 (E)\nhidden 4096 0 - Live 0x0\n";
 
     fn symbols() -> KernelSymbols {
-        KernelSymbols::read(SYMBOLS.as_bytes(), MODULES.to_owned()).unwrap()
+        KernelSymbols::read(SYMBOLS.as_bytes(), parse_modules(MODULES)).unwrap()
     }
 
     #[test]
@@ -169,8 +185,18 @@ mod tests {
     #[test]
     fn hidden_addresses_have_no_names() {
         let hidden = "0000000000000000 T _stext\n0000000000000000 T first\n";
-        let symbols = KernelSymbols::read(hidden.as_bytes(), String::new()).unwrap();
+        let symbols = KernelSymbols::read(hidden.as_bytes(), Vec::new()).unwrap();
         assert_eq!(symbols.name(0), None);
         assert_eq!(symbols.base(), 0);
+    }
+
+    #[test]
+    fn modules_are_the_same_however_often_they_are_used() {
+        let modules = parse_modules(MODULES);
+        assert_eq!(modules.len(), 2);
+        let used = MODULES.replace(" 0 - ", " 2 other,another, ");
+        assert_eq!(parse_modules(&used), modules);
+        let moved = MODULES.replace("0xffff9000", "0xffffb000");
+        assert_ne!(parse_modules(&moved), modules);
     }
 }

@@ -1,8 +1,11 @@
-//! What the profiler itself costs: CPU, memory, BPF maps.
+//! What the profiler itself costs: CPU, memory, BPF maps; and what keeps that low.
 
 use std::{collections::HashSet, fs};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    time::{ClockId, clock_gettime},
+};
 
 /// CPU time of this process, user and system, all threads.
 pub fn cpu_ns() -> u64 {
@@ -51,6 +54,39 @@ fn map_memory(info: &str) -> Option<(u64, u64)> {
     Some((number("map_id:")?, number("memlock:")?))
 }
 
+/// Keeps the allocator from holding memory that nobody uses: it makes an arena
+/// of 64 MiB of addresses for every thread that runs at the same time as others,
+/// and what was freed in one stays there. Blocks of 64 KiB and more go back to
+/// the host when they are freed. To be called before the first thread starts.
+pub fn limit_arenas() {
+    #[cfg(target_env = "gnu")]
+    for (setting, value) in [
+        (libc::M_ARENA_MAX, 2),
+        (libc::M_MMAP_THRESHOLD, 64 << 10),
+        (libc::M_TRIM_THRESHOLD, 64 << 10),
+    ] {
+        // SAFETY: takes and returns integers; the allocator locks itself.
+        let done = unsafe { libc::mallopt(setting, value) };
+        if done == 0 {
+            tracing::debug!("the allocator refuses {value} for its setting {setting}");
+        }
+    }
+}
+
+/// Lets this process open as many files as it may. Every session holds those
+/// whose frames wait for a name; the usual soft limit of 1024 is for programs
+/// that use `select`.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
 /// Gives memory that the allocator holds, but nobody uses, back to the host.
 /// Arming and finishing a session need tens of megabytes for moments: the
 /// kernel's type information, symbol tables, the capture.
@@ -78,5 +114,12 @@ mod tests {
     fn this_process_costs_something() {
         assert!(cpu_ns() > 0);
         assert!(rss_bytes() > 100_000);
+    }
+
+    #[test]
+    fn the_file_limit_is_raised_to_what_is_allowed() {
+        raise_file_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 }

@@ -90,7 +90,7 @@ impl<'a> Builder<'a> {
                 "host {}, Linux {}",
                 facts.host, facts.kernel
             ))),
-            Some(text::clean(&format!("target: {}", facts.spec.target))),
+            Some(format!("target: {}", summary::subject(facts))),
             Some(summary::losses(view.capture, view.event)),
             view.left_out.sentence(),
         ];

@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    kernel_symbols::KernelSymbols,
     mapped_file::{MAX_COPY, MappedFile, MappedFileError},
     symbolize::{ElfSymbolizer, Name},
 };
@@ -140,6 +141,8 @@ impl Unnamed {
 
 /// Ends when all senders are gone, or nobody waits for names any more.
 fn run(batches: &Receiver<Batch>, named: &Sender<Vec<Named>>) -> Unnamed {
+    // Read now, so that they are at hand when the session ends.
+    drop(KernelSymbols::current());
     let mut tables = Tables::default();
     let mut unnamed = Unnamed::default();
     let mut room = MAX_NAME_BYTES;

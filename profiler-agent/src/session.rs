@@ -405,7 +405,8 @@ impl<'a> Session<'a> {
         let recursions = Event::ALL.map(|event| self.programs.recursion_misses(event));
         let mut facts = self.facts(end_ns, end_reason);
         drop(self.programs);
-        let resolved = self.resolver.finish();
+        let mut resolved = self.resolver.finish();
+        warnings.append(&mut resolved.warnings);
         let input = LedgerInput {
             counters: &counters,
             left_over_waits,

@@ -35,7 +35,9 @@ pub(super) struct Worker {
     frames: FrameTable,
     deferred: VecDeque<Deferred>,
     user_stacks: HashMap<(u32, u64), Box<[u32]>>,
-    kernel_stacks: HashMap<u64, Box<[u32]>>,
+    /// Named at the end: the kernel does not go away, and reading its symbols
+    /// would keep this thread from processes that do.
+    kernel_stacks: Vec<(u64, Arc<[u64]>)>,
 }
 
 impl Worker {
@@ -45,7 +47,7 @@ impl Worker {
             frames: FrameTable::new(namer),
             deferred: VecDeque::new(),
             user_stacks: HashMap::new(),
-            kernel_stacks: HashMap::new(),
+            kernel_stacks: Vec::new(),
         }
     }
 
@@ -71,13 +73,18 @@ impl Worker {
     fn finish(mut self) -> Resolved {
         self.retry(|_| true);
         self.frames.submit_pending();
+        let kernel_stacks = self
+            .kernel_stacks
+            .into_iter()
+            .map(|(id, addresses)| (id, self.frames.kernel(&addresses)))
+            .collect();
         let (files, frames, warnings) = self.frames.finish();
         Resolved {
             processes: self.processes.into_infos(),
             files,
             frames,
             user_stacks: self.user_stacks,
-            kernel_stacks: self.kernel_stacks,
+            kernel_stacks,
             warnings,
         }
     }
@@ -90,10 +97,7 @@ impl Worker {
                 id,
                 frames,
             } => self.add_user_stack(process, id, frames),
-            Job::KernelStack { id, frames } => {
-                let frames = self.frames.kernel(&frames);
-                self.kernel_stacks.insert(id, frames);
-            }
+            Job::KernelStack { id, frames } => self.kernel_stacks.push((id, frames)),
         }
     }
 

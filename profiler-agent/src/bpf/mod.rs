@@ -288,9 +288,6 @@ impl Programs {
 
     /// Begins the session: from here on everything counts. Returns when that was.
     pub fn enable(&mut self, offcpu_threshold_ns: u64) -> Result<u64, BpfError> {
-        if let Some(sampler) = &mut self.sampler {
-            sampler.begin();
-        }
         let now = now_ns();
         self.control = Control {
             enabled: 0,
@@ -304,6 +301,9 @@ impl Programs {
         self.write_control()?;
         self.control.enabled = 1;
         self.write_control()?;
+        if let Some(sampler) = &mut self.sampler {
+            sampler.begin();
+        }
         Ok(now)
     }
 
@@ -314,6 +314,9 @@ impl Programs {
         self.control.enabled = 0;
         self.control.session_end_ns = now;
         self.write_control()?;
+        if let Some(sampler) = &mut self.sampler {
+            sampler.end();
+        }
         wait_for_programs();
         Ok(now)
     }
@@ -396,9 +399,9 @@ impl Programs {
         Ok(bytes)
     }
 
-    /// Sampling events' enabled time, summed over CPUs.
-    pub fn cpu_enabled_ns(&mut self) -> u64 {
-        self.sampler.as_mut().map_or(0, Sampler::enabled_ns)
+    /// Sampling events' enabled time in the session, summed over CPUs.
+    pub fn cpu_enabled_ns(&self) -> u64 {
+        self.sampler.as_ref().map_or(0, Sampler::enabled_ns)
     }
 
     /// Gives sampling back to CPUs that came online.

@@ -77,6 +77,8 @@ pub(super) struct Sampler {
     closed_ns: u64,
     /// Enabled time when counting began, to be left out.
     before_ns: u64,
+    /// Enabled time of the session, once it is over.
+    session_ns: u64,
 }
 
 impl Sampler {
@@ -93,6 +95,7 @@ impl Sampler {
             events: BTreeMap::new(),
             closed_ns: 0,
             before_ns: 0,
+            session_ns: 0,
         };
         for cpu in online_cpus().map_err(|source| PerfError {
             action: "list online CPUs",
@@ -125,9 +128,15 @@ impl Sampler {
         self.before_ns = self.total_enabled_ns();
     }
 
-    /// Sum over CPUs of the time the events were enabled since [`Self::begin`].
-    pub(super) fn enabled_ns(&mut self) -> u64 {
-        self.total_enabled_ns().saturating_sub(self.before_ns)
+    /// Up to here enabled time counts.
+    pub(super) fn end(&mut self) {
+        self.session_ns = self.total_enabled_ns().saturating_sub(self.before_ns);
+    }
+
+    /// Sum over CPUs of the time the events were enabled between
+    /// [`Self::begin`] and [`Self::end`].
+    pub(super) fn enabled_ns(&self) -> u64 {
+        self.session_ns
     }
 
     fn total_enabled_ns(&mut self) -> u64 {

@@ -93,7 +93,7 @@ pub(crate) fn broken_captures_are_refused(lab: &Lab) -> Result<()> {
     let agent = Agent::start(lab, &[])?;
     let folder = lab.folder()?;
     let whole = folder.join("whole.capture");
-    run(&mut agent.record(lab, &["-e", "cpu", "-d", "300ms"], &whole)?)?.expect_code(COMPLETE)?;
+    run(&mut agent.record(lab, &["-e", "cpu", "-d", "300ms"], &whole)?)?.expect_written()?;
     let bytes = fs::read(&whole)?;
     let mut flipped = bytes.clone();
     flipped[bytes.len() / 2] ^= 0x40;

@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use profiler_tests::{Agent, Finished, Lab, run};
 
+const COMPLETE: i32 = 0;
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 const DENIED: i32 = 5;
@@ -90,8 +91,10 @@ pub(crate) fn targets_are_named(lab: &Lab) -> Result<()> {
             "something was written"
         );
     }
-    // One name that nobody has is no error: somebody may yet come to have it.
-    agent.capture(lab, &["-d", "200ms", "--comm", "nobody-has-it"])?;
+    // A name that nobody has is no error: somebody may yet come to have it.
+    let arguments = ["-e", "io", "-d", "200ms", "--comm", "nobody-has-it"];
+    let out = folder.join("empty.capture");
+    run(&mut agent.record(lab, &arguments, &out)?)?.expect_code(COMPLETE)?;
     Ok(())
 }
 

@@ -115,7 +115,7 @@ pub(crate) fn interrupt_ends_early_and_writes(lab: &Lab) -> Result<()> {
             Running::start(&mut agent.record(lab, &["-e", "cpu,io", "-d", "100s"], &out)?)?;
         agent.await_capture(lab)?;
         recording.signal(signal)?;
-        recording.wait()?.expect_code(0)?;
+        recording.wait()?.expect_written()?;
         let reading = Reading::open(&out)?;
         let facts = &reading.capture.facts;
         println!(

@@ -127,7 +127,7 @@ pub(crate) fn deep_recursion_is_marked_cut(lab: &Lab) -> Result<()> {
     let out = folder.join("deep.capture");
     let pid = workload.pid_text();
     let arguments = ["-e", "cpu", "-F", "499", "-d", "1s", "-p", &pid];
-    run(&mut agent.record(lab, &arguments, &out)?)?.expect_code(0)?;
+    run(&mut agent.record(lab, &arguments, &out)?)?.expect_written()?;
     let reading = Reading::open(&out)?;
     let stacks = reading.stacks_of(Event::Cpu, workload.pid())?;
     let all = count(&stacks, |_| true);

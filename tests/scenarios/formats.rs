@@ -26,7 +26,7 @@ pub(crate) fn directory_has_every_format(lab: &Lab) -> Result<()> {
     for event in Event::ALL {
         let path = |ending: &str| folder.join(format!("{event}.{ending}"));
         expected.extend(["svg", "folded", "pb.gz"].map(|ending| format!("{event}.{ending}")));
-        check_svg(&path("svg"), &reading.capture.facts.host)?;
+        check_svg(&path("svg"), &reading, event)?;
         check_folded(&path("folded"), event, &reading)?;
         // pprof refuses a profile without samples, and the host may have been without I/O.
         if !reading.stacks(event)?.is_empty() {
@@ -46,18 +46,18 @@ fn names(folder: &Path) -> Result<BTreeSet<String>> {
     fs::read_dir(folder)?.map(name).collect()
 }
 
-/// Well-formed XML with a title, that names the host.
-fn check_svg(path: &Path, host: &str) -> Result<()> {
+/// Well-formed XML that names the host, with a title on every frame; without samples it says so.
+fn check_svg(path: &Path, reading: &Reading, event: Event) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let (root, titles) = parse_xml(&text).with_context(|| path.display().to_string())?;
     println!("{}: <{root}>, {titles} titles", path.display());
+    let host = &reading.capture.facts.host;
+    ensure!(root == "svg", "no picture but <{root}>");
+    ensure!(text.contains(host), "{} does not name the host {host}", path.display());
+    let is_empty = reading.stacks(event)?.is_empty();
     ensure!(
-        root == "svg" && titles > 0,
-        "no picture: <{root}>, {titles} titles"
-    );
-    ensure!(
-        text.contains(host),
-        "{} does not name the host {host}",
+        is_empty == (titles == 0) && is_empty == text.contains("No "),
+        "{titles} titles in {}",
         path.display()
     );
     Ok(())
@@ -179,7 +179,7 @@ pub(crate) fn single_files_and_default_name(lab: &Lab) -> Result<()> {
     let folder = lab.folder()?;
     for name in ["cpu.svg", "cpu.folded", "cpu.pb.gz"] {
         let out = folder.join(name);
-        run(&mut agent.record(lab, &["-e", "cpu", "-d", "300ms"], &out)?)?.expect_code(0)?;
+        run(&mut agent.record(lab, &["-e", "cpu", "-d", "300ms"], &out)?)?.expect_written()?;
     }
     let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
     check_svg(&folder.join("cpu.svg"), host.trim())?;
@@ -189,7 +189,7 @@ pub(crate) fn single_files_and_default_name(lab: &Lab) -> Result<()> {
     let elsewhere = lab.folder()?;
     let mut record = lab.profiler(["record", "-e", "cpu", "-d", "300ms", "--socket"])?;
     let done = run(record.arg(agent.socket()).current_dir(&elsewhere))?;
-    done.expect_code(0)?;
+    done.expect_written()?;
     let found: Vec<_> = names(&elsewhere)?.into_iter().collect();
     println!("by default: {found:?}");
     let [name] = found.as_slice() else {

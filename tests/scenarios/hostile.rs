@@ -29,7 +29,7 @@ pub(crate) fn names_forge_nothing(lab: &Lab) -> Result<()> {
     let out = lab.folder()?;
     let arguments = ["-e", "cpu", "-F", "499", "-d", "1s", "-p", &pid];
     let done = run(&mut agent.record(lab, &arguments, &out)?)?;
-    done.expect_code(0)?;
+    done.expect_written()?;
     let capture = out.join("host.capture");
     let top = call(lab, "top", &capture)?;
     for (what, text) in [

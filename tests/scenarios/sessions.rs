@@ -44,7 +44,7 @@ pub(crate) fn two_at_a_time_and_no_third(lab: &Lab) -> Result<()> {
     ensure!(folder.read_dir()?.next().is_none(), "something was written");
 
     for (recording, out, pid, hertz) in captures {
-        recording.wait()?.expect_code(0)?;
+        recording.wait()?.expect_written()?;
         let reading = Reading::open(&out)?;
         let stacks = reading.stacks(Event::Cpu)?;
         let pids: BTreeSet<u32> = stacks.iter().map(|stack| stack.pid).collect();

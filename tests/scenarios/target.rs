@@ -147,7 +147,7 @@ pub(crate) fn pid_is_not_reused(lab: &Lab) -> Result<()> {
     target.finish()?;
     let impostor = with_pid(lab, old)?;
     let new_start = proc_start_ticks(impostor.pid())?;
-    recording.wait()?.expect_code(0)?;
+    recording.wait()?.expect_written()?;
     drop(impostor);
     let reading = Reading::open(&out)?;
     for event in [Event::Cpu, Event::OffCpu] {

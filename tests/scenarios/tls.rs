@@ -1,12 +1,13 @@
 //! An agent on the network: mutual TLS or nothing.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use profiler_proto::Event;
-use profiler_tests::{Agent, Finished, Lab, Reading, run, skip};
+use profiler_tests::{Agent, Finished, Lab, Reading, run, skip, until};
 
 /// A certificate, its key, and the authority it is from.
 struct Identity {
@@ -117,6 +118,10 @@ pub(crate) fn tcp_needs_both_certificates(lab: &Lab) -> Result<()> {
             &text(&ours.own.cert),
         ],
     )?;
+    // It listens here a moment later than on its socket.
+    until(Duration::from_secs(10), || {
+        Ok(TcpStream::connect(&address).is_ok())
+    })?;
     let out = folder.join("remote.capture");
     let record = |ca: &Identity, identity: &Identity| -> Result<Finished> {
         let mut command = lab.profiler([
@@ -133,7 +138,7 @@ pub(crate) fn tcp_needs_both_certificates(lab: &Lab) -> Result<()> {
         run(&mut command)
     };
 
-    record(&ours.own, &client)?.expect_code(0)?;
+    record(&ours.own, &client)?.expect_written()?;
     let ledger_of = Reading::open(&out)?;
     println!(
         "over TLS: {} samples",
@@ -191,7 +196,7 @@ fn without_certificate(address: &str, authority: &Authority<'_>) -> Result<()> {
 /// HTTP/2 without TLS gets no answer in HTTP/2: no SETTINGS frame, whose type is the fourth byte.
 fn in_plain_text(address: &str) -> Result<()> {
     use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(address)?;
+    let mut stream = TcpStream::connect(address)?;
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
     let mut answer = Vec::new();
     // Closing with bytes unread is a reset, which is an answer too.

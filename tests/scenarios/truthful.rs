@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use profiler_tests::{Lab, Window, Workload, schedstat};
 
 /// The scheduler's own account of each thread, beside what the thread says of itself.
@@ -20,8 +20,9 @@ fn check(lab: &Lab, name: &str, threads: &[&str]) -> Result<()> {
     let pid = workload.pid();
     let tids = thread_ids(pid)?;
     let look = || {
-        let look = |tid: &u32| Ok((*tid, schedstat(pid, *tid)?, Window::now_ns()));
-        tids.iter().map(look).collect::<Result<Vec<_>>>()
+        tids.iter()
+            .map(|tid| Look::at(pid, *tid))
+            .collect::<Result<Vec<_>>>()
     };
     let before = look()?;
     // The stretch that is looked at, not a wait for something.
@@ -30,14 +31,16 @@ fn check(lab: &Lab, name: &str, threads: &[&str]) -> Result<()> {
     let truth = workload.finish()?;
     for comm in threads {
         let tid = truth.tid(comm)?;
-        let find = |looks: &[(u32, (u64, u64), u64)]| looks.iter().copied().find(|l| l.0 == tid);
-        let (Some((_, (cpu_0, delay_0), start_ns)), Some((_, (cpu_1, delay_1), end_ns))) =
-            (find(&before), find(&after))
-        else {
-            anyhow::bail!("{comm}: thread {tid} was not looked at");
+        let find = |looks: &[Look]| looks.iter().copied().find(|look| look.tid == tid);
+        let (Some(before), Some(after)) = (find(&before), find(&after)) else {
+            bail!("{comm}: thread {tid} was not looked at");
         };
-        let window = Window { start_ns, end_ns };
-        let kernel = window.length_ns() as f64 - ((cpu_1 - cpu_0) + (delay_1 - delay_0)) as f64;
+        let window = Window {
+            start_ns: before.time_ns,
+            end_ns: after.time_ns,
+        };
+        let ran_or_waited_ns = after.ran_or_waited_ns - before.ran_or_waited_ns;
+        let kernel = window.length_ns() as f64 - ran_or_waited_ns as f64;
         let sum = truth.thread(comm, window)?;
         let off = 100.0 * (sum.blocked_ns() - kernel) / window.length_ns() as f64;
         println!(
@@ -48,6 +51,32 @@ fn check(lab: &Lab, name: &str, threads: &[&str]) -> Result<()> {
         ensure!(off.abs() < 1.0, "{comm} is {off:.2} % of the window off");
     }
     Ok(())
+}
+
+/// The scheduler's account of a thread at one moment.
+#[derive(Clone, Copy)]
+struct Look {
+    tid: u32,
+    time_ns: u64,
+    /// CPU time and run delay.
+    ran_or_waited_ns: u64,
+}
+
+impl Look {
+    /// Looks until it is not interrupted between the clock and the account.
+    fn at(pid: u32, tid: u32) -> Result<Self> {
+        loop {
+            let time_ns = Window::now_ns();
+            let (cpu_ns, delay_ns) = schedstat(pid, tid)?;
+            if Window::now_ns() - time_ns < 500_000 {
+                return Ok(Self {
+                    tid,
+                    time_ns,
+                    ran_or_waited_ns: cpu_ns + delay_ns,
+                });
+            }
+        }
+    }
 }
 
 fn thread_ids(pid: u32) -> Result<Vec<u32>> {

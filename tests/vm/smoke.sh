@@ -33,11 +33,11 @@ done
 
 # Each kind of target: it is decided in the kernel.
 target() {
-    name=$1
+    kind=$1
     shift
-    step "$name" "$profiler" record -d 1s -e cpu,offcpu "$@" -o "/run/$name.capture"
+    step "$kind" "$profiler" record -d 1s -e cpu,offcpu "$@" -o "/run/$kind.capture"
     for event in cpu offcpu; do
-        step "$name-$event" "$profiler" top "/run/$name.capture" -e "$event" --output json
+        step "$kind-$event" "$profiler" top "/run/$kind.capture" -e "$event" --output json
     done
 }
 target pid -p $busy

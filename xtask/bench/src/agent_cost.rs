@@ -91,7 +91,8 @@ impl Cost {
             finish_ns: cpu_ns(last, after) - steady_ns(last.utc_ns, facts.end_ns),
             capturing_bytes: last.rss_bytes + last.map_bytes,
             anonymous_bytes,
-            peak_bytes: memory_bytes(agent.pid(), "VmHWM:")? + last.map_bytes,
+            // The kernel's peak may lag behind a little.
+            peak_bytes: memory_bytes(agent.pid(), "VmHWM:")?.max(last.rss_bytes) + last.map_bytes,
             map_bytes: last.map_bytes,
         })
     }

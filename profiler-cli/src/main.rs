@@ -49,7 +49,7 @@ Exit codes:
   1  failed
   2  usage: the command line makes no sense
   3  partial: an event asked for could not be measured, or more than 1 % of one was lost, or
-     lost and skipped by the kernel (unless fewer than 10)
+     lost and left out by the kernel (unless fewer than 10)
   4  coverage below --min-coverage
   5  denied: privileges are missing, or the agent refuses
   `record -- COMMAND` exits with the command's code unless the profiler itself failed.";

@@ -152,9 +152,7 @@ impl EventLedger {
 
     /// Lost of those chosen to be delivered, 0 to 1; 0 where nothing was chosen.
     pub fn lost_share(&self) -> f64 {
-        let lost = self.lost() as f64;
-        let all = lost + self.delivered as f64;
-        if all > 0.0 { lost / all } else { 0.0 }
+        share(self.lost(), self.delivered)
     }
 
     /// Measurements skipped, for all reasons. Where more came than were expected, that makes up for none.
@@ -165,15 +163,21 @@ impl EventLedger {
 
     /// Skipped of those that should have been observed, 0 to 1.
     pub fn skipped_share(&self) -> f64 {
-        let skipped = self.skipped() as f64;
-        let all = skipped + self.observed as f64;
-        if all > 0.0 { skipped / all } else { 0.0 }
+        share(self.skipped(), self.observed)
     }
 
-    /// The part of all there was to measure that was skipped or lost, 0 to 1.
+    /// Measurements the kernel left out although there was something to measure: those skipped, less the timer
+    /// ticks that did not come. A CPU that idles sleeps through many, and they would have found nobody.
+    pub fn left_out(&self) -> u64 {
+        let ticks = self.skipped.get(&SkipReason::TickMissing);
+        let ticks = ticks.map_or(0, |&count| count.max(0).unsigned_abs());
+        self.skipped().saturating_sub(ticks)
+    }
+
+    /// The part of all there was to measure that was left out or lost, 0 to 1.
     pub fn missing_share(&self) -> f64 {
-        let (skipped, lost) = (self.skipped_share(), self.lost_share());
-        skipped + lost - skipped * lost
+        let (left_out, lost) = (share(self.left_out(), self.observed), self.lost_share());
+        left_out + lost - left_out * lost
     }
 
     /// Verifies that the counts add up. The sums are exact, whatever the numbers.
@@ -280,6 +284,12 @@ pub struct Imbalance {
     pub left: i128,
     /// The value of its right side.
     pub right: i128,
+}
+
+/// `part` of `part` and `rest` together, 0 to 1; 0 where there is neither.
+fn share(part: u64, rest: u64) -> f64 {
+    let all = part as f64 + rest as f64;
+    if all > 0.0 { part as f64 / all } else { 0.0 }
 }
 
 #[cfg(test)]

@@ -8,8 +8,11 @@ use anyhow::{Result, bail, ensure};
 use profiler_proto::Event;
 use profiler_tests::{
     Agent, Cgroup, Lab, Reading, Running, Workload, cgroup_v1_root, cgroup2_root, proc_start_ticks,
-    skip, until,
+    schedstat, skip, until,
 };
+
+/// CPU time in which a sampler at 499 Hz finds a process some 50 times.
+const MEASURED_NS: u64 = 100_000_000;
 
 /// Three that do the same under different names: more than two CPUs can run at once, so they wait as well.
 struct Spinners([Workload; 3]);
@@ -139,11 +142,12 @@ pub(crate) fn pid_is_not_reused(lab: &Lab) -> Result<()> {
     let recording = Running::start(&mut agent.record(lab, &arguments, &out)?)?;
     agent.await_capture(lab)?;
     let (old, started) = (target.pid(), proc_start_ticks(target.pid())?);
-    // The start is known in ticks of 10 ms: the successor must not fall into the same.
-    until(
-        Duration::from_secs(5),
-        || Ok(target_age_ticks(started)? > 2),
-    )?;
+    // It must have been measured, and live longer than the tick of 10 ms by which its start is known.
+    let (cpu_before_ns, _) = schedstat(old, old)?;
+    until(Duration::from_secs(30), || {
+        let (cpu_ns, _) = schedstat(old, old)?;
+        Ok(cpu_ns > cpu_before_ns + MEASURED_NS)
+    })?;
     target.finish()?;
     let impostor = with_pid(lab, old)?;
     let new_start = proc_start_ticks(impostor.pid())?;
@@ -167,13 +171,6 @@ pub(crate) fn pid_is_not_reused(lab: &Lab) -> Result<()> {
     println!("started at tick {started}, its successor at tick {new_start}");
     ensure!(started != new_start);
     Ok(())
-}
-
-/// Ticks of USER_HZ, 100 per second, since a process that started at tick `started` did.
-fn target_age_ticks(started: u64) -> Result<u64> {
-    let uptime = std::fs::read_to_string("/proc/uptime")?;
-    let seconds: f64 = uptime.split(' ').next().unwrap_or_default().parse()?;
-    Ok(((seconds * 100.0) as u64).saturating_sub(started))
 }
 
 /// A spinner that has the pid `wanted`, which is free.

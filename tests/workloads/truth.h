@@ -58,7 +58,7 @@ struct thread_truth {
 };
 
 static struct thread_truth truth_threads[MAX_THREADS];
-static _Atomic int truth_count;
+static _Atomic int truth_count, truth_begun;
 static __thread struct thread_truth *truth_mine;
 static volatile sig_atomic_t truth_stop;
 /* Results go here, so that the compiler keeps the work. */
@@ -80,26 +80,6 @@ static inline uint64_t clock_ns(clockid_t clock) {
     struct timespec now;
     clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-/* Names the calling thread and makes room for its spans. */
-static UNUSED void truth_thread(const char *comm) {
-    int at = truth_count++;
-    if (at >= MAX_THREADS) {
-        errno = ENOSPC;
-        truth_fail("too many threads");
-    }
-    struct thread_truth *mine = &truth_threads[at];
-    mine->tid = (pid_t)syscall(SYS_gettid);
-    prctl(PR_SET_NAME, comm);
-    prctl(PR_GET_NAME, mine->comm);
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", mine->tid);
-    mine->schedstat = open(path, O_RDONLY | O_CLOEXEC);
-    if (mine->schedstat < 0) truth_fail(path);
-    mine->spans = calloc(MAX_SPANS, sizeof *mine->spans);
-    if (!mine->spans) truth_fail("room for spans");
-    truth_mine = mine;
 }
 
 /* How long the calling thread has waited for a CPU: the second number of its schedstat. */
@@ -133,6 +113,29 @@ static UNUSED void span_end(uint64_t bytes) {
     span->end.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
     span->bytes = bytes;
     if (truth_mine->used < MAX_SPANS - 1) truth_mine->used++;
+}
+
+/* Names the calling thread and begins its spans: from here on what it does is known. */
+static UNUSED void truth_thread(const char *comm) {
+    int at = truth_count++;
+    if (at >= MAX_THREADS) {
+        errno = ENOSPC;
+        truth_fail("too many threads");
+    }
+    struct thread_truth *mine = &truth_threads[at];
+    mine->tid = (pid_t)syscall(SYS_gettid);
+    prctl(PR_SET_NAME, comm);
+    prctl(PR_GET_NAME, mine->comm);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", mine->tid);
+    mine->schedstat = open(path, O_RDONLY | O_CLOEXEC);
+    if (mine->schedstat < 0) truth_fail(path);
+    mine->spans = calloc(MAX_SPANS, sizeof *mine->spans);
+    if (!mine->spans) truth_fail("room for spans");
+    truth_mine = mine;
+    span_begin("begin");
+    span_end(0);
+    truth_begun++;
 }
 
 /* At the end of a thread: from here on it does nothing that counts. */

@@ -144,6 +144,24 @@ FRAME void *never_runs_body(void *unused) {
     return unused;
 }
 
+/* Until the thread with this name sleeps; the one that is asked for sleeps once. */
+static void await_sleep(const char *comm) {
+    for (int i = 0; i < truth_count; i++) {
+        if (strcmp(truth_threads[i].comm, comm)) continue;
+        char path[64], text[256], *state;
+        snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)truth_threads[i].tid);
+        do {
+            sleep_ns(1000000);
+            int file = open(path, O_RDONLY);
+            ssize_t length = read(file, text, sizeof text - 1);
+            close(file);
+            if (length <= 0) truth_fail(path);
+            text[length] = 0;
+            state = strrchr(text, ')');
+        } while (!state || state[2] != 'S');
+    }
+}
+
 int main(void) {
     truth_begin("waits");
     if (pipe(feed) || pipe(quiet)) truth_fail("pipe");
@@ -154,9 +172,8 @@ int main(void) {
     pthread_t threads[THREADS];
     for (int i = 0; i < THREADS; i++)
         if (pthread_create(&threads[i], NULL, bodies[i], NULL)) truth_fail("pthread_create");
-    /* All have a name and are on their way. */
-    while (truth_count < THREADS + 1) sleep_ns(1000000);
-    sleep_ns(50000000);
+    while (truth_begun < THREADS + 1) sleep_ns(1000000);
+    await_sleep("never_runs");
     truth_ready();
     wait_for_stop();
     pthread_mutex_unlock(&end_mutex);

@@ -93,16 +93,24 @@ static UNUSED uint64_t run_delay_ns(void) {
     return strtoull(second, NULL, 10);
 }
 
+/* Longer than it takes to read all clocks: the thread lost the CPU between two of them. */
+#define INTERRUPTED_NS 100000u
+
 /* The clock that a span begins or ends with is read next to the work. Reading the CPU clock makes the scheduler look
  * whether the thread has had its share, and take the CPU away if so: once before the run delay is read at the begin, and
- * only after it at the end, so that this wait is not taken for one in the span. */
+ * only after it at the end. Waiting for a CPU between the readings is not in the span: at the begin all are read again,
+ * at the end it is taken off. */
 static UNUSED void span_begin(const char *name) {
     struct span *span = &truth_mine->spans[truth_mine->used];
     span->name = name;
-    clock_ns(CLOCK_THREAD_CPUTIME_ID);
-    span->start.delay_ns = run_delay_ns();
-    span->start.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
-    span->start.time_ns = clock_ns(CLOCK_MONOTONIC);
+    uint64_t began;
+    do {
+        clock_ns(CLOCK_THREAD_CPUTIME_ID);
+        began = clock_ns(CLOCK_MONOTONIC);
+        span->start.delay_ns = run_delay_ns();
+        span->start.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+        span->start.time_ns = clock_ns(CLOCK_MONOTONIC);
+    } while (span->start.time_ns - began > INTERRUPTED_NS);
 }
 
 static UNUSED void span_end(uint64_t bytes) {
@@ -110,6 +118,9 @@ static UNUSED void span_end(uint64_t bytes) {
     struct span *span = &truth_mine->spans[truth_mine->used];
     span->end.time_ns = now;
     span->end.delay_ns = run_delay_ns();
+    uint64_t gap = clock_ns(CLOCK_MONOTONIC) - now;
+    uint64_t waited = span->end.delay_ns - span->start.delay_ns;
+    if (gap > INTERRUPTED_NS) span->end.delay_ns -= gap < waited ? gap : waited;
     span->end.cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
     span->bytes = bytes;
     if (truth_mine->used < MAX_SPANS - 1) truth_mine->used++;

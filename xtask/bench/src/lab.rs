@@ -16,6 +16,9 @@ use crate::workload::{Program, Workload};
 /// A session's first moments differ from its rest: no stack is known yet, the sampling threshold is not yet adapted.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// Longer than any window; a capture whose benchmark was killed ends by itself.
+const LONGEST: &str = "2m";
+
 /// Exit codes of a capture that was written: complete, or partial because more than 1 % was lost.
 pub(crate) const WRITTEN: [i32; 2] = [0, 3];
 
@@ -100,7 +103,7 @@ impl Bench {
     pub(crate) fn capture(&self, agent: &Agent, arguments: &[&str]) -> Result<Background> {
         let out = self.lab.folder()?.join("bench.capture");
         let mut command = agent.record(&self.lab, arguments, &out)?;
-        command.args(["-d", "10m"]);
+        command.args(["-d", LONGEST]);
         let running = Running::start(&mut command)?;
         // In this order: asking the agent whether the capture has begun costs the agent something.
         thread::sleep(SETTLE);

@@ -19,8 +19,8 @@ struct Spinners([Workload; 3]);
 
 impl Spinners {
     fn start(lab: &Lab) -> Result<Self> {
-        let start = |comm| Workload::start(lab, "spinner", &[comm]);
-        Ok(Self([start("spin_a")?, start("spin_b")?, start("spin_c")?]))
+        let start = |name| Workload::start(lab, "spinner", &[&comm_of(name)]);
+        Ok(Self([start("a")?, start("b")?, start("c")?]))
     }
 
     fn pids(&self) -> [u32; 3] {
@@ -60,6 +60,11 @@ impl Spinners {
     }
 }
 
+/// A command name that no other run of the tests has.
+fn comm_of(name: &str) -> String {
+    format!("{name}-{}", std::process::id())
+}
+
 fn accounted(reading: &Reading) -> BTreeSet<u32> {
     let dictionary = &reading.capture.dictionary;
     let accounts = reading.capture.accounts.iter();
@@ -83,8 +88,9 @@ pub(crate) fn pids(lab: &Lab) -> Result<()> {
 pub(crate) fn comm(lab: &Lab) -> Result<()> {
     let spinners = Spinners::start(lab)?;
     let [_, b, c] = spinners.pids();
-    spinners.expect(lab, &["--comm", "spin_b"], &[b])?;
-    spinners.expect(lab, &["--comm", "spin_b", "--comm", "spin_c"], &[b, c])
+    let (b_name, c_name) = (comm_of("b"), comm_of("c"));
+    spinners.expect(lab, &["--comm", &b_name], &[b])?;
+    spinners.expect(lab, &["--comm", &b_name, "--comm", &c_name], &[b, c])
 }
 
 pub(crate) fn cgroup_v2(lab: &Lab) -> Result<()> {
@@ -116,7 +122,11 @@ fn cgroup(lab: &Lab, root: &std::path::Path) -> Result<()> {
     spinners.expect(lab, &["--cgroup", &path(&inner)], &[b])?;
     spinners.expect(lab, &["--cgroup", &path(&outer)], &[a, b])?;
     // Kinds of targets narrow each other.
-    spinners.expect(lab, &["--cgroup", &path(&outer), "--comm", "spin_a"], &[a])
+    spinners.expect(
+        lab,
+        &["--cgroup", &path(&outer), "--comm", &comm_of("a")],
+        &[a],
+    )
 }
 
 /// A process that gets the pid of a target that has exited is not the target.

@@ -112,7 +112,8 @@ pub(crate) fn window(facts: &Facts) -> String {
     format!("{start} to {end} UTC ({})", duration(length))
 }
 
-/// What was lost and skipped of one event, in a few words.
+/// What was lost and skipped of one event, in a few words. Timer ticks that did not come are told apart from what the
+/// kernel left out: on a host with time to spare there are many, because an idle CPU sleeps through its ticks.
 pub(crate) fn losses(capture: &Capture, event: Event) -> String {
     let Some(ledger) = capture.ledger.event(event) else {
         return "no ledger".to_owned();
@@ -121,9 +122,17 @@ pub(crate) fn losses(capture: &Capture, event: Event) -> String {
         (number > 0).then(|| format!("{} {word} ({})", count(number), share(100.0 * part)))
     };
     let lost = some(ledger.lost(), "lost", ledger.lost_share());
-    let skipped = some(ledger.skipped(), "skipped", ledger.skipped_share());
     let lost = lost.unwrap_or_else(|| "nothing lost".to_owned());
-    skipped.map_or(lost.clone(), |skipped| format!("{lost}, {skipped}"))
+    let all = ledger.skipped().saturating_add(ledger.observed);
+    let part = |number: u64| percent(number, all) / 100.0;
+    let left_out = ledger.left_out();
+    let ticks = ledger.skipped() - left_out;
+    let parts = [
+        Some(lost),
+        some(left_out, "skipped", part(left_out)),
+        some(ticks, "ticks did not come", part(ticks)),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// That many user frames are addresses, where they are so many that it matters.

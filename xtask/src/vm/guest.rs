@@ -60,7 +60,7 @@ pub(crate) fn run(kernel: &Kernel, busybox: &Path) -> Result<Results> {
         .with_context(|| format!("cannot write {}", initramfs.display()))?;
     let folder = kernel.folder().join("results");
     recreate(&folder)?;
-    let console = kernel.folder().join("console.log");
+    let console = console(kernel);
     let log =
         File::create(&console).with_context(|| format!("cannot write {}", console.display()))?;
     let mut qemu = command(kernel, &initramfs, &folder);
@@ -72,6 +72,18 @@ pub(crate) fn run(kernel: &Kernel, busybox: &Path) -> Result<Results> {
         .with_context(|| format!("cannot start `{}`", process::describe(&qemu)))?;
     wait(child).with_context(|| format!("the guest's console is in {}", console.display()))?;
     Ok(Results { folder })
+}
+
+/// What the guest says on its serial port.
+fn console(kernel: &Kernel) -> PathBuf {
+    kernel.folder().join("console.log")
+}
+
+/// Whether the guest died of a breakpoint where there is none. The kernel switches a tracepoint on and off by putting
+/// one over its code for a moment, and qemu's emulation of a second processor may still see it afterwards.
+pub(crate) fn tripped_over_patching(kernel: &Kernel) -> bool {
+    fs::read(console(kernel))
+        .is_ok_and(|text| String::from_utf8_lossy(&text).contains("Oops: int3"))
 }
 
 fn build_initramfs(kernel: &Kernel, busybox: &Path) -> Result<Vec<u8>> {

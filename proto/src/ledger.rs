@@ -161,11 +161,6 @@ impl EventLedger {
         skipped.fold(0, |sum, count| sum.saturating_add(count.unsigned_abs()))
     }
 
-    /// Skipped of those that should have been observed, 0 to 1.
-    pub fn skipped_share(&self) -> f64 {
-        share(self.skipped(), self.observed)
-    }
-
     /// Measurements the kernel left out although there was something to measure: those skipped, less the timer
     /// ticks that did not come. A CPU that idles sleeps through many, and they would have found nobody.
     pub fn left_out(&self) -> u64 {
@@ -413,7 +408,7 @@ mod tests {
         ledger.skipped.insert(SkipReason::TickMissing, -20);
         assert_eq!((ledger.skipped(), ledger.missing_share()), (25, 0.25));
         ledger.losses.insert(LossReason::RingBufferFull, 50);
-        assert_eq!((ledger.skipped_share(), ledger.lost_share()), (0.25, 0.5));
+        assert_eq!((ledger.left_out(), ledger.lost_share()), (25, 0.5));
         assert_eq!(ledger.missing_share(), 0.625);
     }
 

@@ -43,15 +43,20 @@ pub fn bpf_map_bytes() -> u64 {
 
 /// Id and memory of the map that a descriptor's info speaks of.
 fn map_memory(info: &str) -> Option<(u64, u64)> {
-    let number = |key: &str| -> Option<u64> {
-        info.lines()
-            .find_map(|line| line.strip_prefix(key))?
-            .trim()
-            .parse()
-            .ok()
-    };
-    number("map_type:")?;
-    Some((number("map_id:")?, number("memlock:")?))
+    fdinfo_field(info, "map_type:")?;
+    Some((
+        fdinfo_field(info, "map_id:")?,
+        fdinfo_field(info, "memlock:")?,
+    ))
+}
+
+/// A number in the text of `/proc/self/fdinfo/FD`; `key` with its colon.
+pub(crate) fn fdinfo_field(info: &str, key: &str) -> Option<u64> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(key))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// Keeps the allocator from holding memory that nobody uses: it makes an arena

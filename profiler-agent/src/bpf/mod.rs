@@ -30,7 +30,7 @@ pub use self::{
     ladder::{CpuRung, IoRung, OffcpuRung},
     probe::probe,
 };
-use crate::monotonic::now_ns;
+use crate::{monotonic::now_ns, own_cost::fdinfo_field};
 
 /// The programs with per-thread state in task storage (Linux 5.11).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler.bpf.o"));
@@ -463,11 +463,7 @@ fn wait_for_programs() {
 /// A number in `/proc/self/fdinfo/FD`.
 fn fdinfo_number(fd: i32, key: &str) -> Option<u64> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-    info.lines()
-        .find_map(|line| line.strip_prefix(key))?
-        .trim()
-        .parse()
-        .ok()
+    fdinfo_field(&info, key)
 }
 
 /// The ledger's counters, summed over CPUs.

@@ -51,7 +51,7 @@ pub(crate) fn capture(ctx: *mut c_void, scratch: Scratch, task: Task) -> StackId
         return ids;
     };
     // SAFETY: per-CPU memory that only this kind of program uses.
-    let frames = unsafe { &raw mut (*record).frames };
+    let frames = unsafe { (&raw mut (*record).frames).cast::<[u64; MAX_FRAMES]>() };
     if task.is_kernel_thread() {
         ids.user_end = stack_end::NONE;
     } else {
@@ -83,7 +83,7 @@ fn send(slot: u32, record: *mut StackRecord, walk: Walk) -> (u64, u8) {
         };
         (*record).id = id;
         (*record).len = walk.len as u32;
-        (*record).pad = 0;
+        (*record).runtime_len = 0;
     }
     if !emit::stack(record, size) {
         add_atomic(Counter::StackLost, 1);

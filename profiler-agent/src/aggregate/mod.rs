@@ -10,7 +10,7 @@ use std::{
 };
 
 use profiler_abi::{
-    CpuSample, Identity, IoKey, IoSample, OffcpuSample, StackIds, ThreadAccount, stack_end,
+    CpuSample, Identity, IoKey, IoSample, OffcpuSample, StackIds, ThreadAccount, stack_end, unwind_method,
 };
 use profiler_proto::{Event, Frequency};
 
@@ -360,7 +360,8 @@ impl Aggregate {
                 kernel,
                 user_end,
                 kernel_end: account.kernel_end as u8,
-                pad: [0; 6],
+                user_method: unwind_method::NONE,
+                pad: [0; 5],
             },
             attributes: 0,
             request: None,

@@ -1,7 +1,7 @@
 //! The counts behind the ledger, one set per CPU.
 
 /// Number of counters.
-pub const COUNTERS: usize = Counter::ForkLost as usize + 1;
+pub const COUNTERS: usize = Counter::CopyLost as usize + 1;
 
 /// The value of the per-CPU map `COUNTERS`.
 #[repr(C)]
@@ -65,4 +65,6 @@ pub enum Counter {
     StackLost,
     /// A forked child that map `PIDS` had no room for.
     ForkLost,
+    /// A copy of a stack that ring buffer `COPIES` had no room for.
+    CopyLost,
 }

@@ -1,6 +1,6 @@
 //! What crosses the boundary between the kernel programs and the agent: the
-//! records in the ring buffer, the control words, the counters and the offsets
-//! of kernel structures.
+//! records in the ring buffer, the control words, the counters, the offsets of
+//! kernel structures and the unwind tables.
 //!
 //! Everything is `repr(C)`, made of fixed-width integers with named padding,
 //! and its layout is asserted at compile time, so that both sides, built by
@@ -14,6 +14,7 @@ mod control;
 mod counters;
 mod offsets;
 mod records;
+pub mod unwind;
 
 pub use control::{Control, TargetFlags};
 pub use counters::{COUNTERS, Counter, Counters};
@@ -23,7 +24,7 @@ pub use records::*;
 /// Implemented by the types whose bytes are exchanged as they are.
 #[cfg(feature = "user")]
 mod pod {
-    use super::{ChosenWait, Control, Counters, IoKey, IoTotals, Offsets};
+    use super::{ChosenWait, Control, Counters, IoKey, IoTotals, Offsets, unwind::ProcessEntry};
 
     // SAFETY: repr(C), only integers and arrays of them, no implicit padding
     // (asserted beside each definition), any bit pattern is valid.
@@ -38,4 +39,6 @@ mod pod {
     unsafe impl aya::Pod for IoTotals {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Offsets {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ProcessEntry {}
 }

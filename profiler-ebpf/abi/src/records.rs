@@ -5,9 +5,20 @@
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Deepest stack kept per part: the kernel's own limit for a callchain
+/// Deepest kernel stack kept, and deepest user stack where the kernel walks it
+/// by frame pointers: the kernel's own limit for a callchain
 /// (`kernel.perf_event_max_stack`, 127 unless raised).
 pub const MAX_FRAMES: usize = 127;
+
+/// Deepest user stack kept where the unwinder walks it. Costs 4 KiB per CPU and
+/// kind of program; recursions deeper than this repeat themselves.
+pub const MAX_USER_FRAMES: usize = 512;
+
+/// Most frames kept of an interpreter's stack.
+pub const MAX_RUNTIME_FRAMES: usize = 256;
+
+/// Words of [`StackRecord::frames`].
+pub const STACK_WORDS: usize = MAX_USER_FRAMES + 2 * MAX_RUNTIME_FRAMES;
 
 /// First in every record.
 #[repr(C)]
@@ -30,23 +41,58 @@ pub const KIND_OFFCPU: u32 = 3;
 pub const KIND_IO: u32 = 4;
 /// [`ThreadAccount`], followed by `kernel_frames` addresses.
 pub const KIND_ACCOUNT: u32 = 5;
+/// [`StackCopy`].
+pub const KIND_STACK_COPY: u32 = 6;
 
 /// How a part of a stack ended; the values of the `_end` fields.
 pub mod stack_end {
     /// There is no such part.
     pub const NONE: u8 = 0;
-    /// The kernel's own walk ended by itself.
+    /// The kernel's own walk ended by itself, or the unwinder came to the
+    /// thread's outermost frame.
     pub const WHOLE: u8 = 1;
     /// The chain of frame pointers ended; whether at the root is not known.
     pub const FRAME_POINTERS: u8 = 2;
-    /// More than [`super::MAX_FRAMES`] deep; the leaf part is kept.
+    /// Deeper than what is kept; the leaf part is.
     pub const CUT: u8 = 3;
-    /// The walk failed.
+    /// Memory of the stack could not be read.
     pub const UNREADABLE: u8 = 4;
     /// The stack was taken, but its record found no room in the ring buffer.
     pub const LOST: u8 = 5;
     /// The thread is not running, so its user part cannot be walked.
     pub const NOT_RUNNING: u8 = 6;
+    /// The file says nothing of how to unwind this code, and the frame pointer
+    /// leads nowhere.
+    pub const NO_RULE: u8 = 7;
+    /// An address that lies in no executable mapping: not a frame.
+    pub const NO_MAPPING: u8 = 8;
+    /// The process or the code is new, its table was not there yet, and no copy
+    /// of the stack could be taken.
+    pub const NO_TABLE: u8 = 9;
+    /// A rule that the unwinder cannot follow.
+    pub const UNSUPPORTED: u8 = 10;
+    /// Not ended: the rest is for userspace to walk, from the [`super::StackCopy`]
+    /// with this id.
+    pub const COPIED: u8 = 11;
+    /// A process of 32 bits.
+    pub const COMPAT: u8 = 12;
+    /// The next frame would not lie above this one.
+    pub const NO_PROGRESS: u8 = 13;
+}
+
+/// How the user part of a stack was walked; the values of
+/// [`StackIds::user_method`].
+pub mod unwind_method {
+    /// Not at all.
+    pub const NONE: u8 = 0;
+    /// By the kernel, along frame pointers alone.
+    pub const FRAME_POINTERS: u8 = 1;
+    /// By tables, every frame of it.
+    pub const TABLES: u8 = 2;
+    /// By tables, and past code without one by the frame pointer.
+    pub const MIXED: u8 = 3;
+    /// In userspace, from a copy of the stack.
+    pub const COPY: u8 = 4;
 }
 
 /// A stack, sent once before the first sample that refers to it. It may be
@@ -61,14 +107,68 @@ pub struct StackRecord {
     pub id: u64,
     /// Addresses in `frames`.
     pub len: u32,
-    /// Named padding.
-    pub pad: u32,
+    /// Frames of an interpreter, two words each, behind the addresses: see
+    /// [`RuntimeFrame`].
+    pub runtime_len: u32,
     /// Leaf first.
-    pub frames: [u64; MAX_FRAMES],
+    pub frames: [u64; STACK_WORDS],
 }
 
 /// Bytes of a [`StackRecord`] before its frames.
 pub const STACK_RECORD_HEADER: usize = 24;
+
+/// Most bytes copied of a stack.
+pub const STACK_COPY_BYTES: usize = 16 << 10;
+
+/// Registers of a thread: those that DWARF gives a number, and the program counter.
+pub const REGISTERS: usize = 33;
+
+/// The begin of a user stack that userspace has to walk. Goes through ring
+/// buffer `COPIES`, before the sample that refers to it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+pub struct StackCopy {
+    /// Kind [`KIND_STACK_COPY`]; `size` covers `bytes[..len]` only.
+    pub header: RecordHeader,
+    /// Of this copy alone; [`StackIds::user`] of its sample.
+    pub id: u64,
+    /// [`StackRecord::id`] of the frames below, which the kernel side has
+    /// walked; 0: none, and the program counter is exact.
+    pub walked: u64,
+    /// Process id.
+    pub tgid: u32,
+    /// Bytes of `bytes`.
+    pub len: u32,
+    /// Bit `n`: register `n` is known.
+    pub known: u64,
+    /// Indexed by DWARF number: on x86-64 up to 16, the program counter; on
+    /// aarch64 up to 31, the stack pointer, and 32, the program counter.
+    pub registers: [u64; REGISTERS],
+    /// Memory from the stack pointer on.
+    pub bytes: [u8; STACK_COPY_BYTES],
+}
+
+/// Bytes of a [`StackCopy`] before its memory.
+pub const STACK_COPY_HEADER: usize = 40 + 8 * REGISTERS;
+
+/// A frame of an interpreter.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+pub struct RuntimeFrame {
+    /// What names the function, such as the address of its code object.
+    pub code: u64,
+    /// Where in it. Its upper bits are [`RuntimeFrame::ENTRY`] and a checksum
+    /// that tells code objects at one address apart.
+    pub place: u64,
+}
+
+impl RuntimeFrame {
+    /// Bit of `place`: the machine code frame that runs the interpreter was
+    /// entered for this frame; the next one belongs to the next such frame.
+    pub const ENTRY: u64 = 1 << 32;
+}
 
 /// Who was measured.
 #[repr(C)]
@@ -106,8 +206,10 @@ pub struct StackIds {
     pub user_end: u8,
     /// [`stack_end`] of the kernel part.
     pub kernel_end: u8,
+    /// [`unwind_method`] of the user part.
+    pub user_method: u8,
     /// Named padding.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
 }
 
 /// A tick that found a target running.
@@ -273,7 +375,10 @@ pub struct ThreadAccount {
 const _: () = {
     assert!(size_of::<RecordHeader>() == 8);
     assert!(core::mem::offset_of!(StackRecord, frames) == STACK_RECORD_HEADER);
-    assert!(size_of::<StackRecord>() == STACK_RECORD_HEADER + 8 * MAX_FRAMES);
+    assert!(size_of::<StackRecord>() == STACK_RECORD_HEADER + 8 * STACK_WORDS);
+    assert!(core::mem::offset_of!(StackCopy, bytes) == STACK_COPY_HEADER);
+    assert!(size_of::<StackCopy>() == STACK_COPY_HEADER + STACK_COPY_BYTES);
+    assert!(size_of::<RuntimeFrame>() == 16);
     assert!(size_of::<Identity>() == 56);
     assert!(size_of::<StackIds>() == 24);
     assert!(size_of::<CpuSample>() == 96);

@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, fs};
 
-use profiler_abi::{IoKey, IoTotals, StackIds, stack_end};
+use profiler_abi::{IoKey, IoTotals, StackIds, stack_end, unwind_method};
 use profiler_proto::{
     Attribute, AttributesId, Capture, DeviceStatistics, Dictionary, Event, Facts, Frame, FrameId,
     FrameKind, Histogram, Ledger, Line, Mapping, MappingId, Process, Profile, Sample, Stack,
-    StackEnd, StackId, StrId, Thread, ThreadAccount, ThreadId,
+    StackEnd, StackId, StrId, Thread, ThreadAccount, ThreadId, UnwindMethod,
 };
 
 use crate::{
@@ -167,6 +167,7 @@ impl Assembler<'_> {
         let stack = Stack {
             user: self.frame_ids(user.map_or(&[], |frames| frames), FrameKind::User),
             user_end: end(ids.user_end),
+            user_method: method(ids.user_method),
             kernel: self.frame_ids(
                 match kernel {
                     // A tick interrupts, and a thread that does not run is
@@ -366,7 +367,24 @@ fn end(end: u8) -> StackEnd {
         stack_end::UNREADABLE => StackEnd::Unreadable,
         stack_end::LOST => StackEnd::Lost,
         stack_end::NOT_RUNNING => StackEnd::NotRunning,
+        stack_end::NO_RULE => StackEnd::NoRule,
+        stack_end::NO_MAPPING => StackEnd::NoMapping,
+        stack_end::NO_TABLE => StackEnd::NoTable,
+        stack_end::UNSUPPORTED => StackEnd::Unsupported,
+        stack_end::COMPAT => StackEnd::Compat,
+        stack_end::NO_PROGRESS => StackEnd::NoProgress,
         _ => StackEnd::Unknown,
+    }
+}
+
+fn method(method: u8) -> UnwindMethod {
+    match method {
+        unwind_method::NONE => UnwindMethod::None,
+        unwind_method::FRAME_POINTERS => UnwindMethod::FramePointers,
+        unwind_method::TABLES => UnwindMethod::Tables,
+        unwind_method::MIXED => UnwindMethod::Mixed,
+        unwind_method::COPY => UnwindMethod::Copy,
+        _ => UnwindMethod::Unknown,
     }
 }
 
@@ -417,6 +435,7 @@ fn count_stacks(capture: &mut Capture) {
             let stack = capture.dictionary.stack(sample.stack);
             *ledger.user_stacks.entry(stack.user_end).or_default() += sample.count;
             *ledger.kernel_stacks.entry(stack.kernel_end).or_default() += sample.count;
+            *ledger.user_methods.entry(stack.user_method).or_default() += sample.count;
             let unnamed = stack
                 .user
                 .iter()

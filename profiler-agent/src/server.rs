@@ -131,6 +131,7 @@ impl Profiler for Service {
             captures_completed: totals.completed,
             captures_failed: totals.failed,
             ledger: Some((&totals.ledger).into()),
+            unwind: None,
         }))
     }
 

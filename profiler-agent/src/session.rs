@@ -11,8 +11,8 @@ use std::{
 };
 
 use profiler_proto::{
-    Capture, CaptureSpec, EndReason, Event, EventFacts, Facts, Ledger, OwnCost, chunks,
-    encode_frame, pb,
+    Capture, CaptureSpec, EndReason, Event, EventFacts, Facts, Ledger, OwnCost, UnwindFacts,
+    chunks, encode_frame, pb,
 };
 use tokio::sync::mpsc::Sender;
 
@@ -486,6 +486,7 @@ impl<'a> Session<'a> {
             warnings: Vec::new(),
             memory_bytes: memory_bytes(),
             command: None,
+            unwind: UnwindFacts::default(),
         }
     }
 }

@@ -6,7 +6,8 @@ use profiler_proto::{
     Attribute, AttributesId, Capture, CaptureDuration, CaptureSpec, DeviceStatistics, Dictionary,
     EndReason, Event, EventFacts, EventLedger, Facts, Frame, FrameId, FrameKind, Frequency,
     Histogram, Ledger, Line, LossReason, Mapping, MappingId, OwnCost, Process, Profile, Sample,
-    SkipReason, Stack, StackEnd, StackId, StrId, Target, Thread, ThreadId,
+    SkipReason, Stack, StackEnd, StackId, StrId, Target, Thread, ThreadId, UnwindFacts,
+    UnwindMethod,
 };
 
 /// 2026-11-20 13:55:01 UTC.
@@ -100,6 +101,7 @@ impl Builder {
         self.dictionary.intern_stack(Stack {
             user: leaf_first(user),
             user_end,
+            user_method: UnwindMethod::Tables,
             kernel: leaf_first(kernel),
             kernel_end,
         })
@@ -323,6 +325,7 @@ fn facts(target: Target) -> Facts {
         warnings: Vec::new(),
         memory_bytes: 4 << 30,
         command: None,
+        unwind: UnwindFacts::default(),
     }
 }
 

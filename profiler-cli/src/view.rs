@@ -275,6 +275,12 @@ pub(crate) fn gap(end: StackEnd) -> Option<&'static str> {
         StackEnd::Unreadable => Some("[unreadable stack]"),
         StackEnd::Lost => Some("[lost stack]"),
         StackEnd::NotRunning => Some("[not running]"),
+        StackEnd::NoRule
+        | StackEnd::NoMapping
+        | StackEnd::NoTable
+        | StackEnd::Unsupported
+        | StackEnd::NoProgress => Some("[not whole]"),
+        StackEnd::Compat => Some("[32-bit process]"),
     }
 }
 

@@ -139,7 +139,7 @@ mod tests {
     use crate::dictionary::Dictionary;
     use crate::duration::CaptureDuration;
     use crate::event::Event;
-    use crate::facts::{EndReason, Facts, OwnCost};
+    use crate::facts::{EndReason, Facts, OwnCost, UnwindFacts};
     use crate::ledger::Ledger;
     use crate::profile::{Profile, Stack, StackEnd, Thread, ThreadId};
     use crate::target::Target;
@@ -166,6 +166,7 @@ mod tests {
             warnings: Vec::new(),
             memory_bytes: 0,
             command: None,
+            unwind: UnwindFacts::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use indexmap::{Equivalent, IndexSet};
 
 use crate::profile::{
     Attribute, AttributeSet, AttributesId, Frame, FrameId, FrameKind, Mapping, MappingId, Process,
-    ProcessId, Stack, StackEnd, StackId, StrId, Thread, ThreadId,
+    ProcessId, Stack, StackEnd, StackId, StrId, Thread, ThreadId, UnwindMethod,
 };
 
 static NO_FRAME: Frame = Frame {
@@ -18,6 +18,7 @@ static NO_FRAME: Frame = Frame {
 static NO_STACK: Stack = Stack {
     user: Vec::new(),
     user_end: StackEnd::None,
+    user_method: UnwindMethod::None,
     kernel: Vec::new(),
     kernel_end: StackEnd::None,
 };

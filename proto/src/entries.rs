@@ -17,9 +17,13 @@ const FLAT: Shape = Shape(&[]);
 const CHUNK: Shape = Shape(&[
     // Dictionary: the lines of its frames, the attributes of its sets.
     (1, Shape(&[(3, FLAT), (5, FLAT)])),
-    // Facts: the target of the spec, the parameters of the events, the command's arguments.
-    (5, Shape(&[(8, Shape(&[(2, FLAT)])), (9, FLAT), (14, FLAT)])),
-    // Ledger: the losses, skips and stack ends of its events.
+    // Facts: the target of the spec, the parameters of the events, the command's arguments, the
+    // reasons why files have no unwind table.
+    (
+        5,
+        Shape(&[(8, Shape(&[(2, FLAT)])), (9, FLAT), (14, FLAT), (15, FLAT)]),
+    ),
+    // Ledger: the losses, skips, stack ends and unwind methods of its events.
     (6, Shape(&[(1, FLAT)])),
 ]);
 

@@ -39,6 +39,8 @@ pub struct Facts {
     pub memory_bytes: u64,
     /// What became of the command that was profiled.
     pub command: Option<CommandResult>,
+    /// What unwinding by tables took; nothing in captures of agents that had no tables.
+    pub unwind: UnwindFacts,
 }
 
 impl Facts {
@@ -76,6 +78,25 @@ pub struct OwnCost {
     pub bpf_run_ns: u64,
     /// Runs of its BPF programs; 0 unless the kernel's `bpf_stats` are on.
     pub bpf_runs: u64,
+}
+
+/// What unwinding by tables took during the capture.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UnwindFacts {
+    /// Tables that were built.
+    pub tables_built: u64,
+    /// Files that have no table, by the reason in words.
+    pub tables_refused: BTreeMap<String, u64>,
+    /// Memory of all tables loaded at the end, bytes.
+    pub table_bytes: u64,
+    /// CPU time that building took, nanoseconds.
+    pub build_cpu_ns: u64,
+    /// Processes that were sampled and of which no mapping had a table.
+    pub processes_without_table: u64,
+    /// Stacks copied to be walked in the agent.
+    pub copies_taken: u64,
+    /// Stacks that were to be copied and found no room.
+    pub copies_lost: u64,
 }
 
 wire_enum! {
@@ -118,6 +139,7 @@ impl From<&Facts> for pb::Facts {
             warnings: facts.warnings.clone(),
             memory_bytes: facts.memory_bytes,
             command: facts.command.as_ref().map(Into::into),
+            unwind: Some((&facts.unwind).into()),
         }
     }
 }
@@ -151,6 +173,7 @@ impl TryFrom<pb::Facts> for Facts {
             warnings,
             memory_bytes: message.memory_bytes,
             command: message.command.map(Into::into),
+            unwind: message.unwind.unwrap_or_default().into(),
         })
     }
 }
@@ -245,6 +268,43 @@ impl From<pb::OwnCost> for OwnCost {
             bpf_map_bytes: message.bpf_map_bytes,
             bpf_run_ns: message.bpf_run_ns,
             bpf_runs: message.bpf_runs,
+        }
+    }
+}
+
+impl From<&UnwindFacts> for pb::UnwindFacts {
+    fn from(facts: &UnwindFacts) -> Self {
+        let UnwindFacts {
+            tables_built,
+            tables_refused,
+            table_bytes,
+            build_cpu_ns,
+            processes_without_table,
+            copies_taken,
+            copies_lost,
+        } = facts;
+        Self {
+            tables_built: *tables_built,
+            tables_refused: tables_refused.clone(),
+            table_bytes: *table_bytes,
+            build_cpu_ns: *build_cpu_ns,
+            processes_without_table: *processes_without_table,
+            copies_taken: *copies_taken,
+            copies_lost: *copies_lost,
+        }
+    }
+}
+
+impl From<pb::UnwindFacts> for UnwindFacts {
+    fn from(message: pb::UnwindFacts) -> Self {
+        Self {
+            tables_built: message.tables_built,
+            tables_refused: message.tables_refused,
+            table_bytes: message.table_bytes,
+            build_cpu_ns: message.build_cpu_ns,
+            processes_without_table: message.processes_without_table,
+            copies_taken: message.copies_taken,
+            copies_lost: message.copies_lost,
         }
     }
 }

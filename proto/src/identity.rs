@@ -3,7 +3,7 @@
 use blake3::Hasher;
 
 use crate::dictionary::Dictionary;
-use crate::profile::{FrameId, StackEnd, StackId};
+use crate::profile::{FrameId, FrameKind, StackEnd, StackId};
 
 /// Set apart from other uses of the hash; changes when the encoding does.
 const FRAME_CONTEXT: &[u8] = b"profiler frame 1";
@@ -16,7 +16,8 @@ impl Dictionary {
     /// The first 16 bytes (as a little-endian number) of BLAKE3 over, in this order: a context
     /// string; the user part; the kernel part. A part is how it ended (`u32`, the number on the
     /// wire), how many frames it has (`u64`) and for each the 16 bytes of
-    /// [`frame_hash`](Self::frame_hash). Numbers are little endian.
+    /// [`frame_hash`](Self::frame_hash). Numbers are little endian. By which method it was walked
+    /// does not make it another stack.
     pub fn stack_hash(&self, id: StackId) -> u128 {
         let stack = self.stack(id);
         let mut hasher = Hasher::new();
@@ -33,7 +34,7 @@ impl Dictionary {
     /// string; the kind (`u32`, the number on the wire); what the address is relative to (one
     /// byte: 0 nothing, 1 a build-id, 2 a path); the build-id, or the path where there is no
     /// build-id; the address (`u64`); without a mapping also how many lines there are (`u64`) and
-    /// the function of each. Strings and build-ids are preceded by their length (`u64`). Numbers
+    /// the function of each, of an interpreted frame followed by its file and line (`u32`). Strings and build-ids are preceded by their length (`u64`). Numbers
     /// are little endian.
     ///
     /// Names count only where there is no mapping, because the name of a place in a file can be
@@ -59,6 +60,10 @@ impl Dictionary {
             length(&mut hasher, frame.lines.len());
             for line in &frame.lines {
                 sized(&mut hasher, self.string(line.function).as_bytes());
+                if frame.kind == FrameKind::Interpreted {
+                    sized(&mut hasher, self.string(line.file).as_bytes());
+                    hasher.update(&line.line.to_le_bytes());
+                }
             }
         }
         first_16_bytes(&hasher)
@@ -91,7 +96,7 @@ fn first_16_bytes(hasher: &Hasher) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{Frame, FrameKind, Line, Mapping, MappingId, Stack};
+    use crate::profile::{Frame, Line, Mapping, MappingId, Stack, UnwindMethod};
 
     /// A frame, by kind, path and build-id of its mapping, address and function.
     fn frame(
@@ -164,6 +169,7 @@ mod tests {
             let id = dictionary.intern_stack(Stack {
                 user,
                 user_end,
+                user_method: UnwindMethod::default(),
                 kernel,
                 kernel_end,
             });
@@ -199,6 +205,7 @@ mod tests {
         let stack = dictionary.intern_stack(Stack {
             user: vec![user],
             user_end: StackEnd::FramePointers,
+            user_method: UnwindMethod::FramePointers,
             kernel: vec![kernel],
             kernel_end: StackEnd::Whole,
         });

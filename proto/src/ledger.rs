@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::event::Event;
-use crate::profile::StackEnd;
+use crate::profile::{StackEnd, UnwindMethod};
 use crate::wire_enum::wire_enum;
 
 wire_enum! {
@@ -112,6 +112,8 @@ pub struct EventLedger {
     pub user_stacks: BTreeMap<StackEnd, u64>,
     /// How the kernel stacks of delivered samples ended.
     pub kernel_stacks: BTreeMap<StackEnd, u64>,
+    /// How the user stacks of delivered samples were walked.
+    pub user_methods: BTreeMap<UnwindMethod, u64>,
     /// User frames delivered.
     pub user_frames: u64,
     /// Of those, without a function name.
@@ -138,6 +140,7 @@ impl EventLedger {
             skipped: BTreeMap::new(),
             user_stacks: BTreeMap::new(),
             kernel_stacks: BTreeMap::new(),
+            user_methods: BTreeMap::new(),
             user_frames: 0,
             unnamed_user_frames: 0,
             exact_weight: 0,
@@ -229,6 +232,7 @@ impl EventLedger {
             skipped,
             user_stacks,
             kernel_stacks,
+            user_methods,
             user_frames,
             unnamed_user_frames,
             exact_weight,
@@ -253,6 +257,7 @@ impl EventLedger {
         add_all(&mut self.skipped, skipped, i64::saturating_add);
         add_all(&mut self.user_stacks, user_stacks, u64::saturating_add);
         add_all(&mut self.kernel_stacks, kernel_stacks, u64::saturating_add);
+        add_all(&mut self.user_methods, user_methods, u64::saturating_add);
     }
 }
 
@@ -306,6 +311,7 @@ mod tests {
         ledger.skipped.insert(SkipReason::Recursion, 11);
         ledger.skipped.insert(SkipReason::TickMissing, -1);
         ledger.user_stacks.insert(StackEnd::Whole, 76);
+        ledger.user_methods.insert(UnwindMethod::Tables, 76);
         ledger
     }
 
@@ -392,6 +398,7 @@ mod tests {
         let both = ledger.event(Event::Cpu).unwrap();
         assert_eq!((both.expected, both.lost()), (2000, 8));
         assert_eq!(both.user_stacks[&StackEnd::Whole], 152);
+        assert_eq!(both.user_methods[&UnwindMethod::Tables], 152);
         assert_eq!(ledger.verify(), Ok(()));
         assert_eq!(ledger.lost(), 8);
         assert_eq!(both.lost_share(), 0.05);

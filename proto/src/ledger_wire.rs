@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::event::Event;
 use crate::ledger::{EventLedger, Ledger, LossReason, SkipReason};
 use crate::pb;
-use crate::profile::StackEnd;
+use crate::profile::{StackEnd, UnwindMethod};
 
 impl From<&Ledger> for pb::Ledger {
     fn from(ledger: &Ledger) -> Self {
@@ -46,6 +46,13 @@ impl From<&EventLedger> for pb::EventLedger {
             reason: reason.to_wire(),
             count,
         });
+        let methods = ledger
+            .user_methods
+            .iter()
+            .map(|(method, &count)| pb::UnwindMethodCount {
+                method: method.to_wire(),
+                count,
+            });
         Self {
             event: ledger.event.to_wire(),
             expected: ledger.expected,
@@ -59,6 +66,7 @@ impl From<&EventLedger> for pb::EventLedger {
             skipped: skipped.collect(),
             user_stacks: ends(&ledger.user_stacks),
             kernel_stacks: ends(&ledger.kernel_stacks),
+            user_methods: methods.collect(),
             user_frames: ledger.user_frames,
             unnamed_user_frames: ledger.unnamed_user_frames,
             exact_weight: ledger.exact_weight,
@@ -77,6 +85,7 @@ fn event_ledger(event: Event, message: pb::EventLedger) -> EventLedger {
     };
     let losses = message.losses.into_iter();
     let skipped = message.skipped.into_iter();
+    let methods = message.user_methods.into_iter();
     EventLedger {
         event,
         expected: message.expected,
@@ -96,6 +105,10 @@ fn event_ledger(event: Event, message: pb::EventLedger) -> EventLedger {
         ),
         user_stacks: ends(message.user_stacks),
         kernel_stacks: ends(message.kernel_stacks),
+        user_methods: sums(
+            methods.map(|one| (UnwindMethod::from_wire(one.method), one.count)),
+            u64::saturating_add,
+        ),
         user_frames: message.user_frames,
         unnamed_user_frames: message.unnamed_user_frames,
         exact_weight: message.exact_weight,

@@ -48,7 +48,7 @@ pub use dictionary::Dictionary;
 pub use duration::CaptureDuration;
 pub use entries::MAX_CHUNK_ENTRIES;
 pub use event::{Event, UnknownEvent, UnknownEventName};
-pub use facts::{CommandResult, EndReason, EventFacts, Facts, OwnCost};
+pub use facts::{CommandResult, EndReason, EventFacts, Facts, OwnCost, UnwindFacts};
 pub use frame::{FrameError, MAX_CHUNK_BYTES, MAX_FRAME_BYTES, decode_frame, encode_frame};
 pub use histogram::Histogram;
 pub use ledger::{EventLedger, Imbalance, Ledger, LossReason, SkipReason};
@@ -56,6 +56,6 @@ pub use merge::MergeError;
 pub use profile::{
     Attribute, AttributeKey, AttributeSet, AttributesId, Frame, FrameId, FrameKind, Line, Mapping,
     MappingId, Process, ProcessId, Profile, Sample, Stack, StackEnd, StackId, StrId, Thread,
-    ThreadId,
+    ThreadId, UnwindMethod,
 };
 pub use target::{Comm, Pid, Target};

@@ -6,7 +6,7 @@ use crate::capture::Capture;
 use crate::capture_spec::CaptureSpec;
 use crate::dictionary::Dictionary;
 use crate::event::Event;
-use crate::facts::{EventFacts, Facts, OwnCost};
+use crate::facts::{EventFacts, Facts, OwnCost, UnwindFacts};
 use crate::profile::{
     AttributesId, FrameId, MappingId, ProcessId, Profile, StackId, StrId, ThreadId,
 };
@@ -46,8 +46,8 @@ impl Capture {
     /// of several hosts every process and device names its host. The facts become: the window from
     /// the first start to the last end; host, kernel, architecture, agent version, mechanisms and
     /// reasons joined, each once, sorted; an event available where it was in all captures; CPUs,
-    /// memory, resident memory, maps and duration the largest; CPU time and BPF runs added up; the
-    /// end reason furthest from the plan; parameters the largest, or the smallest where the name
+    /// memory, resident memory, maps, unwind tables and duration the largest; CPU time, BPF runs and
+    /// what unwinding counted added up; the end reason furthest from the plan; parameters the largest, or the smallest where the name
     /// ends in `_min`; warnings each once, sorted; no command.
     ///
     /// # Errors
@@ -205,6 +205,7 @@ impl Facts {
             warnings,
             memory_bytes,
             command: _,
+            unwind,
         } = other;
         merge_spec(&mut self.spec, &spec)?;
         self.host = join(&self.host, &host);
@@ -224,6 +225,7 @@ impl Facts {
         self.warnings.dedup();
         self.memory_bytes = self.memory_bytes.max(memory_bytes);
         self.command = None;
+        merge_unwind(&mut self.unwind, unwind);
         Ok(())
     }
 
@@ -277,6 +279,32 @@ fn merge_cost(cost: &mut OwnCost, other: &OwnCost) {
     cost.bpf_map_bytes = cost.bpf_map_bytes.max(bpf_map_bytes);
     cost.bpf_run_ns = cost.bpf_run_ns.saturating_add(bpf_run_ns);
     cost.bpf_runs = cost.bpf_runs.saturating_add(bpf_runs);
+}
+
+fn merge_unwind(facts: &mut UnwindFacts, other: UnwindFacts) {
+    let UnwindFacts {
+        tables_built,
+        tables_refused,
+        table_bytes,
+        build_cpu_ns,
+        processes_without_table,
+        copies_taken,
+        copies_lost,
+    } = other;
+    for (sum, more) in [
+        (&mut facts.tables_built, tables_built),
+        (&mut facts.build_cpu_ns, build_cpu_ns),
+        (&mut facts.processes_without_table, processes_without_table),
+        (&mut facts.copies_taken, copies_taken),
+        (&mut facts.copies_lost, copies_lost),
+    ] {
+        *sum = sum.saturating_add(more);
+    }
+    for (reason, more) in tables_refused {
+        let sum = facts.tables_refused.entry(reason).or_default();
+        *sum = sum.saturating_add(more);
+    }
+    facts.table_bytes = facts.table_bytes.max(table_bytes);
 }
 
 /// Weights of one event and target add up; samples of different frequencies do not.

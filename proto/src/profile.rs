@@ -64,23 +64,26 @@ pub struct Mapping {
 }
 
 wire_enum! {
-    /// Which part of a stack a frame belongs to.
+    /// Whose code a frame is.
     FrameKind {
-        /// Code of the process.
+        /// Of the process.
         User => "user",
-        /// Code of the kernel.
+        /// Of the kernel.
         Kernel => "kernel",
+        /// A function of a script, run by an interpreter in the process.
+        Interpreted => "interpreted",
     }
 }
 
 /// One level of a stack.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct Frame {
-    /// User or kernel.
+    /// Whose code it is.
     pub kind: FrameKind,
     /// Where the code comes from; none where the address lies in no known mapping.
     pub mapping: MappingId,
-    /// Offset in the mapped file; the address itself where there is no mapping.
+    /// Offset in the mapped file; the address itself where there is no mapping. Of an interpreted
+    /// frame that has a name: 0.
     pub address: u64,
     /// Innermost inlined function first, the function that holds the code last. Empty while the
     /// frame has no name.
@@ -117,6 +120,35 @@ wire_enum! {
         /// A wait that had not ended when the capture did: the user part of a thread that is not
         /// running cannot be walked.
         NotRunning => "thread not running",
+        /// The file says nothing of how to unwind this code, and the frame pointer leads nowhere.
+        NoRule => "no unwind rule",
+        /// The walk came to an address that lies in no executable mapping.
+        NoMapping => "address outside of all code",
+        /// The process or the code was new, and its unwind table not there yet.
+        NoTable => "unwind table not loaded yet",
+        /// A rule that the unwinder cannot follow.
+        Unsupported => "rule not supported",
+        /// A process of 32 bits, which is not unwound.
+        Compat => "32-bit process",
+        /// The next frame would not lie above this one.
+        NoProgress => "stack did not advance",
+    }
+}
+
+wire_enum! {
+    /// How the user part of a stack was walked. Captures of agents that knew one way only do not
+    /// say.
+    UnwindMethod {
+        /// Not at all: there is no such part, or nothing of it could be had.
+        None => "not walked",
+        /// In the kernel, along frame pointers alone.
+        FramePointers => "frame pointers",
+        /// In the kernel, by unwind tables, every frame of it.
+        Tables => "unwind tables",
+        /// In the kernel, by tables, and past code without one by the frame pointer.
+        Mixed => "tables and frame pointers",
+        /// In the agent, from a copy of the stack.
+        Copy => "copy of the stack",
     }
 }
 
@@ -127,6 +159,8 @@ pub struct Stack {
     pub user: Vec<FrameId>,
     /// How the walk of the user part ended.
     pub user_end: StackEnd,
+    /// How the user part was walked.
+    pub user_method: UnwindMethod,
     /// Frames in the kernel.
     pub kernel: Vec<FrameId>,
     /// How the walk of the kernel part ended.

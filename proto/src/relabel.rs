@@ -59,6 +59,7 @@ impl Relabel {
         let Stack {
             user,
             user_end,
+            user_method,
             kernel,
             kernel_end,
         } = stack;
@@ -69,6 +70,7 @@ impl Relabel {
         Stack {
             user: frames(user),
             user_end: *user_end,
+            user_method: *user_method,
             kernel: frames(kernel),
             kernel_end: *kernel_end,
         }

@@ -5,7 +5,7 @@ use crate::dictionary::Dictionary;
 use crate::pb;
 use crate::profile::{
     Attribute, AttributesId, Frame, FrameId, FrameKind, Line, Mapping, MappingId, Process,
-    ProcessId, Stack, StackEnd, StackId, StrId, Thread, ThreadId,
+    ProcessId, Stack, StackEnd, StackId, StrId, Thread, ThreadId, UnwindMethod,
 };
 
 /// For each table, the ids of the entries sent so far, in the order in which they were sent.
@@ -134,6 +134,7 @@ impl WireTables {
         Ok(Stack {
             user: frames(&stack.user_frames)?,
             user_end: StackEnd::from_wire(stack.user_end),
+            user_method: UnwindMethod::from_wire(stack.user_method),
             kernel: frames(&stack.kernel_frames)?,
             kernel_end: StackEnd::from_wire(stack.kernel_end),
         })

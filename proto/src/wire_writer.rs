@@ -142,6 +142,7 @@ impl<'a> WireWriter<'a> {
             let Stack {
                 user,
                 user_end,
+                user_method,
                 kernel,
                 kernel_end,
             } = stack;
@@ -149,6 +150,7 @@ impl<'a> WireWriter<'a> {
             pb::Stack {
                 user_frames: user.iter().map(|&frame| self.frame(frame)).collect(),
                 user_end: user_end.to_wire(),
+                user_method: user_method.to_wire(),
                 kernel_frames: kernel.iter().map(|&frame| self.frame(frame)).collect(),
                 kernel_end: kernel_end.to_wire(),
             }

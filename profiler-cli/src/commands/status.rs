@@ -185,6 +185,7 @@ mod tests {
             captures_completed: 12,
             captures_failed: 1,
             ledger: Some((&capture.ledger).into()),
+            unwind: None,
         }
     }
 

@@ -6,16 +6,30 @@ use profiler_proto::{
     Attribute, Capture, CaptureSpec, CommandResult, DeviceStatistics, Dictionary, EndReason, Event,
     EventFacts, EventLedger, Facts, Frame, FrameId, FrameKind, Histogram, Ledger, Line, LossReason,
     Mapping, MappingId, OwnCost, Process, Profile, Sample, SkipReason, Stack, StackEnd, StackId,
-    StrId, Target, Thread, ThreadAccount, ThreadId, chunks, pb,
+    StrId, Target, Thread, ThreadAccount, ThreadId, UnwindFacts, UnwindMethod, chunks, pb,
 };
 
 /// 2026-11-20 12:00:00 UTC.
 const START_NS: u64 = 1_795_176_000_000_000_000;
 
+/// Which agents could have made a capture.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Agent {
+    /// Those that knew frame pointers alone.
+    FramePointers,
+    /// Those that unwind by tables and walk interpreters.
+    Tables,
+}
+
 pub(crate) fn capture() -> Capture {
+    capture_of(Agent::Tables)
+}
+
+/// What such an agent could say.
+pub(crate) fn capture_of(agent: Agent) -> Capture {
     let mut dictionary = Dictionary::new();
     let threads = threads(&mut dictionary);
-    let stacks = stacks(&mut dictionary);
+    let stacks = stacks(&mut dictionary, agent);
     let profiles = profiles(&mut dictionary, threads, stacks);
     Capture {
         profiles,
@@ -45,8 +59,8 @@ pub(crate) fn capture() -> Capture {
                 buckets: vec![1, 2],
             },
         }],
-        facts: facts(),
-        ledger: ledger(),
+        facts: facts(agent),
+        ledger: ledger(agent),
         dictionary,
     }
 }
@@ -91,7 +105,7 @@ fn named(dictionary: &mut Dictionary, functions: &[&str]) -> Vec<Line> {
     functions.iter().map(line).collect()
 }
 
-fn stacks(dictionary: &mut Dictionary) -> [StackId; 2] {
+fn stacks(dictionary: &mut Dictionary, agent: Agent) -> [StackId; 2] {
     let mapping = Mapping {
         path: dictionary.intern_string("/usr/lib/postgresql/15/bin/postgres"),
         build_id: vec![0xde, 0xad, 0xbe, 0xef],
@@ -118,18 +132,32 @@ fn stacks(dictionary: &mut Dictionary) -> [StackId; 2] {
         0x7f00_0000_1000,
         Vec::new(),
     );
-    let running = Stack {
+    let mut running = Stack {
         user: vec![leaf, root],
         user_end: StackEnd::FramePointers,
+        user_method: UnwindMethod::Unknown,
         kernel: Vec::new(),
         kernel_end: StackEnd::None,
     };
-    let waiting = Stack {
+    let mut waiting = Stack {
         user: vec![unnamed],
         user_end: StackEnd::Cut,
+        user_method: UnwindMethod::Unknown,
         kernel: vec![kernel],
         kernel_end: StackEnd::Whole,
     };
+    if agent == Agent::Tables {
+        let mut lines = named(dictionary, &["handle"]);
+        lines[0].file = dictionary.intern_string("/srv/app.py");
+        lines[0].line = 12;
+        let none = MappingId::NONE;
+        let script = frame(dictionary, FrameKind::Interpreted, none, 0, lines);
+        running.user.insert(1, script);
+        running.user_end = StackEnd::Whole;
+        running.user_method = UnwindMethod::Mixed;
+        waiting.user_method = UnwindMethod::Copy;
+        waiting.user_end = StackEnd::NoRule;
+    }
     [running, waiting].map(|stack| dictionary.intern_stack(stack))
 }
 
@@ -204,7 +232,7 @@ fn spec() -> CaptureSpec {
     .unwrap()
 }
 
-fn facts() -> Facts {
+fn facts(agent: Agent) -> Facts {
     let event = |event, mechanism: &str, parameter: (&str, f64)| EventFacts {
         event,
         available: true,
@@ -246,10 +274,22 @@ fn facts() -> Facts {
             argv: vec!["sleep".into(), "10".into()],
             exit_code: -1,
         }),
+        unwind: match agent {
+            Agent::FramePointers => UnwindFacts::default(),
+            Agent::Tables => UnwindFacts {
+                tables_built: 31,
+                tables_refused: BTreeMap::from([("not an ELF file".into(), 1)]),
+                table_bytes: 9 << 20,
+                build_cpu_ns: 400_000_000,
+                processes_without_table: 2,
+                copies_taken: 17,
+                copies_lost: 3,
+            },
+        },
     }
 }
 
-fn ledger() -> Ledger {
+fn ledger(agent: Agent) -> Ledger {
     let mut cpu = EventLedger::new(Event::Cpu);
     cpu.expected = 1980;
     cpu.observed = 1970;
@@ -265,6 +305,10 @@ fn ledger() -> Ledger {
     cpu.skipped = BTreeMap::from([(SkipReason::Recursion, 12), (SkipReason::TickMissing, -2)]);
     cpu.user_stacks = BTreeMap::from([(StackEnd::FramePointers, 2)]);
     cpu.kernel_stacks = BTreeMap::from([(StackEnd::None, 2)]);
+    if agent == Agent::Tables {
+        cpu.user_stacks = BTreeMap::from([(StackEnd::Whole, 1), (StackEnd::NoProgress, 1)]);
+        cpu.user_methods = BTreeMap::from([(UnwindMethod::Mixed, 2)]);
+    }
     cpu.user_frames = 4;
     cpu.unnamed_user_frames = 1;
     cpu.exact_weight = 20_000_000;

@@ -6,7 +6,8 @@ use profiler_proto::{
     Attribute, Capture, CaptureAssembler, CaptureSpec, DeviceStatistics, Dictionary, EndReason,
     Event, EventFacts, EventLedger, Facts, Frame, FrameKind, Histogram, Ledger, Line, LossReason,
     Mapping, OwnCost, Process, Profile, Sample, SkipReason, Stack, StackEnd, Target, Thread,
-    ThreadAccount, ThreadId, chunks, decode_frame, encode_frame, read_capture, write_capture,
+    ThreadAccount, ThreadId, UnwindFacts, UnwindMethod, chunks, decode_frame, encode_frame,
+    read_capture, write_capture,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -76,7 +77,7 @@ fn frame(dictionary: &mut Dictionary, number: u8) -> Frame {
         line: number.into(),
     };
     Frame {
-        kind: [FrameKind::User, FrameKind::Kernel, FrameKind::Unknown][usize::from(number) % 3],
+        kind: FrameKind::from_wire(i32::from(number)),
         mapping: [mapping, Default::default()][usize::from(number) % 2],
         address: number.into(),
         lines: vec![line; usize::from(number) % 3],
@@ -92,6 +93,7 @@ fn sample(dictionary: &mut Dictionary, from: &Ingredients) -> Sample {
     let stack = dictionary.intern_stack(Stack {
         user: frames.clone(),
         user_end: StackEnd::Cut,
+        user_method: UnwindMethod::from_wire(from.attribute.into()),
         kernel: frames,
         kernel_end: StackEnd::Unknown,
     });
@@ -123,6 +125,7 @@ fn ledger() -> impl Strategy<Value = Ledger> {
         ledger.losses = BTreeMap::from([(LossReason::SampleBudget, count)]);
         ledger.skipped = BTreeMap::from([(SkipReason::Unknown, skipped)]);
         ledger.user_stacks = BTreeMap::from([(StackEnd::Whole, count), (StackEnd::Unknown, 1)]);
+        ledger.user_methods = BTreeMap::from([(UnwindMethod::Copy, count)]);
         ledger
     });
     vec(event, 0..4).prop_map(|events| {
@@ -180,6 +183,15 @@ fn facts() -> impl Strategy<Value = Facts> {
             warnings: vec![text(other), text(host)],
             memory_bytes: numbers[1].into(),
             command: None,
+            unwind: UnwindFacts {
+                tables_built: numbers[0].into(),
+                tables_refused: BTreeMap::from([(text(other), numbers[1].into())]),
+                table_bytes: numbers[1].into(),
+                build_cpu_ns: numbers[0].into(),
+                processes_without_table: numbers[1].into(),
+                copies_taken: numbers[0].into(),
+                copies_lost: numbers[1].into(),
+            },
         })
 }
 

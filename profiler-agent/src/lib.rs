@@ -26,4 +26,5 @@ pub mod server;
 pub mod session;
 pub mod sessions;
 pub mod symbolize;
+pub mod symbols;
 pub mod tls;

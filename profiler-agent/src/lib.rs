@@ -28,3 +28,4 @@ pub mod sessions;
 pub mod symbolize;
 pub mod symbols;
 pub mod tls;
+pub mod unwind;

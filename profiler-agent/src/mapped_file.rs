@@ -19,7 +19,7 @@ use std::{
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags};
 
-use crate::processes::Mapping;
+use crate::{processes::Mapping, unwind::elf};
 
 /// Most bytes of symbols that are copied of one file: those of a browser with
 /// all its symbols, little beside a host's memory.
@@ -43,6 +43,12 @@ const REMOTE: [u32; 8] = [
 
 /// Longest build-id: twice what any linker makes.
 const MAX_BUILD_ID: usize = 64;
+
+/// Seals of a copy.
+const UNCHANGING: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::WRITE)
+    .union(SealFlags::SEAL);
 
 /// Why a mapped file is not read.
 #[derive(Debug, thiserror::Error)]
@@ -100,24 +106,36 @@ impl MappedFile {
             Ok(fd) => fd,
             Err(_) => open_in_root(pid, mapping)?,
         };
-        // Asked first: the file's own attributes may never come.
-        if REMOTE.contains(&(rustix::fs::fstatfs(&fd)?.f_type as u32)) {
-            return Err(MappedFileError::Remote);
-        }
-        let metadata = File::from(fd.try_clone()?).metadata()?;
-        if !metadata.is_file() {
-            return Err(MappedFileError::NotRegular);
-        }
+        let (file, metadata) = open_regular(&fd)?;
         if metadata.ino() != mapping.file.inode {
             return Err(MappedFileError::Replaced);
         }
-        // An O_PATH descriptor cannot be read; our own link to it can.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         Ok(Self {
-            file: rustix::fs::open(path, flags, Mode::empty())?.into(),
             is_roots: only_root_writes(&metadata) && in_host_root(pid),
+            file,
         })
+    }
+
+    /// A file of the agent's own that holds `bytes` and does not change.
+    ///
+    /// # Errors
+    /// Fails where there is no memory for it.
+    pub fn from_memory(bytes: &[u8]) -> Result<Self, MappedFileError> {
+        let file = File::from(create_memory_file()?);
+        file.write_all_at(bytes, 0)?;
+        rustix::fs::fcntl_add_seals(&file, UNCHANGING)?;
+        Ok(Self {
+            file,
+            is_roots: true,
+        })
+    }
+
+    /// Who owns it.
+    ///
+    /// # Errors
+    /// Fails where the file system does not say.
+    pub fn owner(&self) -> io::Result<u32> {
+        Ok(self.file.metadata()?.uid())
     }
 
     /// A descriptor whose file does not change under a mapping of it, and the
@@ -140,14 +158,44 @@ impl MappedFile {
             }
             copy_part(&self.file, &copy, offset, size)?;
         }
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&copy, seals)?;
+        rustix::fs::fcntl_add_seals(&copy, UNCHANGING)?;
         Ok((copy.into(), bytes))
     }
 
     /// The GNU build-id of an ELF file, empty where it has none or is not ELF.
     pub fn build_id(&self) -> Vec<u8> {
         read_build_id(&self.file).unwrap_or_default()
+    }
+}
+
+/// Opens what an `O_PATH` descriptor stands for, where that is a regular file
+/// on a local file system.
+///
+/// # Errors
+/// Fails where it is not.
+pub fn open_regular(fd: &OwnedFd) -> Result<(File, fs::Metadata), MappedFileError> {
+    // Asked first: the file's own attributes may never come.
+    if REMOTE.contains(&(rustix::fs::fstatfs(fd)?.f_type as u32)) {
+        return Err(MappedFileError::Remote);
+    }
+    let metadata = File::from(fd.try_clone()?).metadata()?;
+    if !metadata.is_file() {
+        return Err(MappedFileError::NotRegular);
+    }
+    // An O_PATH descriptor cannot be read; our own link to it can.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    Ok((file.into(), metadata))
+}
+
+impl elf::ReadAt for MappedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(&self.file, buffer, offset)
+    }
+
+    fn len(&self) -> u64 {
+        elf::ReadAt::len(&self.file)
     }
 }
 

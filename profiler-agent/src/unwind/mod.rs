@@ -5,4 +5,7 @@
 //! heap holds, from rows (`rows`) that come from call frame information
 //! (`cfi`), procedure linkage tables (`plt`) and Go's own tables (`go_rows`).
 
+mod build;
 pub mod elf;
+mod rows;
+pub mod table;

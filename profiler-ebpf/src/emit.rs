@@ -2,15 +2,23 @@
 //! named counter.
 
 use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP, helpers::bpf_ringbuf_output, macros::map, maps::RingBuf,
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::{bpf_ringbuf_output, bpf_ringbuf_reserve, bpf_ringbuf_submit},
+    macros::map,
+    maps::RingBuf,
 };
-use profiler_abi::{Counter, StackRecord};
+use profiler_abi::{Counter, StackCopy, StackRecord, python::CodeRecord};
 
 use crate::control::add_atomic;
 
 /// Resized by the agent before loading.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// A ring of their own for copies of stacks, so that a burst of them costs no
+/// sample. Resized by the agent before loading.
+#[map]
+static COPIES: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
 
 /// No wake-up per record: the agent reads on a timer, which costs the
 /// measured program nothing.
@@ -46,4 +54,44 @@ pub(crate) fn stack(record: *const StackRecord, size: usize) -> bool {
         size
     };
     output(record.cast(), size as u64)
+}
+
+/// Sends the first `size` bytes of a code object. Returns whether there was room.
+#[inline(always)]
+pub(crate) fn code(record: *const CodeRecord, size: usize) -> bool {
+    let size = if size > size_of::<CodeRecord>() {
+        size_of::<CodeRecord>()
+    } else {
+        size
+    };
+    output(record.cast(), size as u64)
+}
+
+/// Room for a copy of a stack, or nothing, counted as lost. Must be given back
+/// with [`submit_copy`].
+#[inline(always)]
+pub(crate) fn reserve_copy() -> Option<*mut StackCopy> {
+    // SAFETY: the ring buffer lives as long as the program.
+    let copy = unsafe {
+        bpf_ringbuf_reserve(
+            (&raw const COPIES).cast_mut().cast(),
+            size_of::<StackCopy>() as u64,
+            0,
+        )
+    };
+    if copy.is_null() {
+        add_atomic(Counter::CopyLost, 1);
+        return None;
+    }
+    Some(copy.cast())
+}
+
+/// Sends a copy.
+///
+/// # Safety
+/// `copy` must come from [`reserve_copy`].
+#[inline(always)]
+pub(crate) unsafe fn submit_copy(copy: *mut StackCopy) {
+    // SAFETY: the caller's promise.
+    unsafe { bpf_ringbuf_submit(copy.cast(), FLAGS) }
 }

@@ -11,6 +11,7 @@ mod admit;
 mod control;
 mod emit;
 mod events;
+mod runtimes;
 mod stack;
 mod task;
 mod thread_state;

@@ -105,6 +105,21 @@ impl Task {
         self.read::<u8>(unsafe { offset!(task_on_cpu) }) != 0
     }
 
+    /// Lowest address of its kernel stack.
+    #[inline(always)]
+    pub(crate) fn stack(self) -> u64 {
+        // SAFETY: reads a constant.
+        self.read(unsafe { offset!(task_stack) })
+    }
+
+    /// The register that leads to a thread's own memory, where the C library
+    /// has left it as the kernel set it.
+    #[inline(always)]
+    pub(crate) fn thread_pointer(self) -> u64 {
+        // SAFETY: reads a constant.
+        self.read(unsafe { offset!(task_thread_pointer) })
+    }
+
     #[inline(always)]
     pub(crate) fn is_kernel_thread(self) -> bool {
         // SAFETY: reads a constant.

@@ -49,9 +49,15 @@ pub enum BpfError {
     /// The fork tracepoint.
     #[error("follow the target's children: {0}")]
     FollowForks(String),
+    /// The exec tracepoint.
+    #[error("follow processes that call exec: {0}")]
+    FollowExecs(String),
     /// The task iterator.
     #[error("read the threads' accounts: {0}")]
     Accounts(#[source] io::Error),
+    /// A descriptor.
+    #[error("duplicate the descriptor of a map: {0}")]
+    Descriptor(#[source] io::Error),
     /// Not one event.
     #[error("{reasons}")]
     NothingAvailable {

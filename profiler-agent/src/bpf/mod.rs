@@ -11,7 +11,7 @@ mod probe;
 use std::{
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -85,6 +85,7 @@ fn map_memory(ebpf: &Ebpf) -> u64 {
     ebpf.maps()
         .filter_map(|(_, map)| match map {
             Map::Array(data)
+            | Map::ArrayOfMaps(data)
             | Map::HashMap(data)
             | Map::LruHashMap(data)
             | Map::PerCpuArray(data)
@@ -110,6 +111,7 @@ fn host_threads() -> u32 {
 pub struct Programs {
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
+    copies: RingBuf<MapData>,
     control: Control,
     sampler: Option<Sampler>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -174,16 +176,15 @@ impl Programs {
         };
         let mut ebpf = loader.load(object).map_err(BpfError::Load)?;
         let map_bytes = map_memory(&ebpf);
-        let ring = ebpf
-            .take_map("EVENTS")
-            .ok_or(BpfError::Object("map EVENTS"))
-            .and_then(|map| RingBuf::try_from(map).map_err(BpfError::map("EVENTS")))?;
+        let ring = take_ring(&mut ebpf, "EVENTS")?;
+        let copies = take_ring(&mut ebpf, "COPIES")?;
         let logger = EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| tracing::debug!("kernel programs do not log: {error}"))
             .ok();
         Ok(Self {
             ebpf,
             ring,
+            copies,
             control: Control::default(),
             sampler: None,
             logger,
@@ -237,6 +238,8 @@ impl Programs {
         mode: ladder::LoadMode,
         kernel: &Btf,
     ) -> Result<(), BpfError> {
+        ladder::attach_tracepoint(&mut self.ebpf, "sched_process_exec", kernel)
+            .map_err(BpfError::FollowExecs)?;
         if spec.target.follow_forks {
             ladder::attach_tracepoint(&mut self.ebpf, "sched_process_fork", kernel)
                 .map_err(BpfError::FollowForks)?;
@@ -338,17 +341,36 @@ impl Programs {
         map.set(0, control, 0).map_err(BpfError::map("CONTROL"))
     }
 
-    /// Hands every record in the ring buffer to `each`. Returns how many there were.
-    pub fn drain(&mut self, mut each: impl FnMut(&[u8])) -> usize {
-        let mut records = 0;
+    /// Hands every record in the ring buffers to `each`. A copy of a stack was
+    /// sent before its sample, and comes after it here.
+    pub fn drain(&mut self, mut each: impl FnMut(&[u8])) {
         while let Some(record) = self.ring.next() {
             each(&record);
-            records += 1;
+        }
+        while let Some(record) = self.copies.next() {
+            each(&record);
         }
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
-        records
+    }
+
+    /// The maps through which unwind tables are loaded.
+    pub fn table_maps(&self) -> Result<TableMaps, BpfError> {
+        let fd = |name: &'static str| {
+            let data = match self.ebpf.map(name) {
+                Some(Map::ArrayOfMaps(data) | Map::HashMap(data)) => data,
+                _ => return Err(BpfError::Object(name)),
+            };
+            data.fd()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(BpfError::Descriptor)
+        };
+        Ok(TableMaps {
+            chunks: fd("CHUNKS")?,
+            processes: fd("PROCESSES")?,
+        })
     }
 
     /// Chosen waits whose threads were not seen to resume before the end.
@@ -445,6 +467,21 @@ impl Programs {
         let program = self.ebpf.program(program)?;
         fdinfo_number(program.fd().ok()?.as_fd().as_raw_fd(), key)
     }
+}
+
+fn take_ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, BpfError> {
+    ebpf.take_map(name)
+        .ok_or(BpfError::Object(name))
+        .and_then(|map| RingBuf::try_from(map).map_err(BpfError::map(name)))
+}
+
+/// The maps of one session through which unwind tables are loaded.
+#[derive(Debug)]
+pub struct TableMaps {
+    /// Array of maps: the chunks of the heap.
+    pub chunks: OwnedFd,
+    /// Process id -> [`profiler_abi::unwind::ProcessEntry`].
+    pub processes: OwnedFd,
 }
 
 /// Returns when every program that ran at the time of the call has ended. They

@@ -17,6 +17,10 @@ use super::btf::{BtfError, KernelBtf};
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 const CGROUP1_MAGIC: u64 = 0x0027_e0eb;
 
+/// `THREAD_SIZE` on x86-64 without KASAN and on arm64 with 4 KiB pages
+/// (arch/{x86,arm64}/include/asm): needed before Linux 5.15 only.
+const THREAD_SIZE: u64 = 16 << 10;
+
 /// Why a target cannot be turned into constants.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
@@ -73,6 +77,8 @@ pub fn kernel_offsets(btf: &KernelBtf) -> Result<Offsets, BtfError> {
         task_tgid: task("tgid")?,
         task_state: task("__state").or_else(|_| task("state"))?,
         task_on_cpu: task("on_cpu")?,
+        task_stack: task("stack")?,
+        task_thread_pointer: task("thread.fsbase").or_else(|_| task("thread.uw.tp_value"))?,
         task_flags: task("flags")?,
         task_comm: task("comm")?,
         task_group_leader: task("group_leader")?,
@@ -101,6 +107,8 @@ pub fn kernel_offsets(btf: &KernelBtf) -> Result<Offsets, BtfError> {
         // (q, rq) until Linux 5.10, (rq) since.
         rq_argument: u64::from(btf.tracepoint_arguments("block_rq_issue")? == Some(2)),
         has_task_btf: u64::from(has_task_btf(btf)),
+        has_task_pt_regs: u64::from(btf.has_function("bpf_task_pt_regs")),
+        thread_size: THREAD_SIZE,
         target_flags: 0,
         target_cgroup: 0,
         sample_at_switch_out: 0,

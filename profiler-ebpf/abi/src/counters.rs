@@ -1,7 +1,7 @@
 //! The counts behind the ledger, one set per CPU.
 
 /// Number of counters.
-pub const COUNTERS: usize = Counter::CopyLost as usize + 1;
+pub const COUNTERS: usize = Counter::CodeLost as usize + 1;
 
 /// The value of the per-CPU map `COUNTERS`.
 #[repr(C)]
@@ -67,4 +67,7 @@ pub enum Counter {
     ForkLost,
     /// A copy of a stack that ring buffer `COPIES` had no room for.
     CopyLost,
+    /// The name of interpreted code that the ring buffer had no room for; it is
+    /// sent again when it is met again.
+    CodeLost,
 }

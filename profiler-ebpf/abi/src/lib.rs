@@ -13,6 +13,7 @@
 mod control;
 mod counters;
 mod offsets;
+pub mod python;
 mod records;
 pub mod unwind;
 

@@ -14,6 +14,11 @@ pub struct Offsets {
     pub task_state: u64,
     /// `task_struct.on_cpu`: 1 while a CPU runs the task.
     pub task_on_cpu: u64,
+    /// `task_struct.stack`, where `bpf_task_pt_regs` does not exist.
+    pub task_stack: u64,
+    /// `task_struct.thread`: what the thread pointer was when the task last left
+    /// the CPU or set it, `fsbase` (x86-64) or `uw.tp_value` (aarch64).
+    pub task_thread_pointer: u64,
     /// `task_struct.flags`.
     pub task_flags: u64,
     /// `task_struct.comm`.
@@ -71,6 +76,10 @@ pub struct Offsets {
     pub rq_argument: u64,
     /// 1: `bpf_get_current_task_btf` exists (Linux 5.11).
     pub has_task_btf: u64,
+    /// 1: `bpf_task_pt_regs` exists (Linux 5.15).
+    pub has_task_pt_regs: u64,
+    /// `THREAD_SIZE`: bytes of a task's kernel stack.
+    pub thread_size: u64,
     /// [`crate::TargetFlags`].
     pub target_flags: u64,
     /// Id (inode number) of the target cgroup.
@@ -89,6 +98,8 @@ impl Offsets {
         task_tgid: 0xffff_0002,
         task_state: 0xffff_0003,
         task_on_cpu: 0xffff_001f,
+        task_stack: 0xffff_0024,
+        task_thread_pointer: 0xffff_0027,
         task_flags: 0xffff_0004,
         task_comm: 0xffff_0005,
         task_group_leader: 0xffff_0006,
@@ -116,10 +127,12 @@ impl Offsets {
         disk_first_minor: 0xffff_0018,
         rq_argument: 0xffff_0019,
         has_task_btf: 0xffff_001a,
+        has_task_pt_regs: 0xffff_0025,
+        thread_size: 0xffff_0026,
         target_flags: 0xffff_001b,
         target_cgroup: 0xffff_001c,
         sample_at_switch_out: 0xffff_001d,
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 34 * 8);
+const _: () = assert!(size_of::<Offsets>() == 38 * 8);

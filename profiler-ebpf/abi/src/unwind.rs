@@ -173,6 +173,24 @@ pub struct Rule {
     pub parameter: i32,
 }
 
+impl Rule {
+    /// From the two words it is in memory.
+    #[inline(always)]
+    pub fn from_words(words: [u64; 2]) -> Self {
+        let [low, high] = words;
+        Self {
+            cfa: low as u8,
+            frame_pointer: (low >> 8) as u8,
+            return_address: (low >> 16) as u8,
+            runtime: (low >> 24) as u8,
+            cfa_offset: (low >> 32) as i32,
+            frame_pointer_offset: high as i16,
+            return_address_offset: (high >> 16) as i16,
+            parameter: (high >> 32) as i32,
+        }
+    }
+}
+
 /// How the canonical frame address is found.
 pub mod cfa {
     /// It cannot be: not expressible here. Userspace can try, from a copy of the stack.

@@ -11,6 +11,7 @@ use crate::{
     emit,
     stack::{self, Scratch},
     task::Task,
+    unwind::Origin,
 };
 
 #[perf_event]
@@ -37,7 +38,12 @@ pub fn cpu_sample(ctx: PerfEventContext) -> u32 {
         // SAFETY: a helper without arguments.
         time_ns: unsafe { bpf_ktime_get_ns() },
         identity: task.identity(),
-        stack: stack::capture(ctx.as_ptr(), Scratch::Cpu, task),
+        stack: stack::capture(
+            ctx.as_ptr(),
+            Origin::Interrupt(ctx.as_ptr().cast()),
+            Scratch::Cpu,
+            task,
+        ),
     };
     emit::sample(&sample, Counter::CpuLostRing);
     0

@@ -20,6 +20,7 @@ use crate::{
     emit,
     stack::{self, Scratch},
     task::Task,
+    unwind::Origin,
 };
 
 /// A request on its way.
@@ -150,7 +151,7 @@ fn describe(
         || u64::from(unsafe { bpf_get_prandom_u32() }) < session.io_probability;
     entry.identity = task.identity();
     entry.stack = if chosen {
-        stack::capture(ctx.as_ptr(), scratch, task)
+        stack::capture(ctx.as_ptr(), Origin::Kernel, scratch, task)
     } else {
         StackIds::default()
     };

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod cpu;
+mod exec;
 mod fork;
 mod io;
 mod offcpu;

@@ -26,6 +26,7 @@ use crate::{
     stack::{self, Scratch},
     task::Task,
     thread_state::{self, BLOCKED, NEW, RUNNABLE, RUNNING, ThreadState},
+    unwind::Origin,
 };
 
 #[map]
@@ -365,7 +366,7 @@ fn resume(ctx: *mut c_void) {
     } else {
         runnable_part(task, chosen.run_delay_before_ns, chosen.duration_ns)
     };
-    let stack = stack::capture(ctx, Scratch::Offcpu, task);
+    let stack = stack::capture(ctx, Origin::Kernel, Scratch::Offcpu, task);
     emit_wait(chosen, runnable_ns, stack);
 }
 
@@ -404,7 +405,7 @@ fn choose_at_leave(ctx: *mut c_void, prev: Task, state: &mut ThreadState, sessio
         };
     // SAFETY: a helper without arguments.
     state.probability = if u64::from(unsafe { bpf_get_prandom_u32() }) < probability {
-        state.stack = stack::capture(ctx, Scratch::Offcpu, prev);
+        state.stack = stack::capture(ctx, Origin::Kernel, Scratch::Offcpu, prev);
         probability
     } else {
         0

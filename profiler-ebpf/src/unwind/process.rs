@@ -1,0 +1,43 @@
+//! Processes that have tables.
+
+use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, macros::map, maps::HashMap};
+use profiler_abi::unwind::{MAX_PROCESSES, ProcessEntry};
+
+use super::state::State;
+use crate::task::Task;
+
+/// Without preallocation an entry that is replaced lives on until no program
+/// can be reading it.
+#[map]
+static PROCESSES: HashMap<u32, ProcessEntry> =
+    HashMap::with_max_entries(MAX_PROCESSES, BPF_F_NO_PREALLOC);
+
+/// Puts what is known of the task's process into the state; nothing, where it
+/// is not known: then no address lies in a mapping.
+///
+/// # Safety
+/// `state` must come from [`State::of`].
+#[inline(always)]
+pub(crate) unsafe fn load(task: Task, state: *mut State) {
+    let entry = PROCESSES.get_ptr(&task.tgid());
+    // SAFETY: map memory; see PROCESSES. The state is the caller's promise.
+    unsafe {
+        (*state).generation = 0;
+        (*state).mapping_count = 0;
+        (*state).runtime = 0;
+        if let Some(entry) = entry
+            && (*entry).start_ns == task.leader().start_boottime_ns()
+        {
+            (*state).generation = (*entry).generation;
+            (*state).mappings = (*entry).mappings;
+            (*state).mapping_count = (*entry).mapping_count;
+            (*state).runtime = (*entry).runtime;
+        }
+    }
+}
+
+/// A process has another program from now on. A failure means it was not known.
+#[inline(always)]
+pub(crate) fn forget(tgid: u32) {
+    PROCESSES.remove(&tgid).ok();
+}

@@ -4,17 +4,14 @@
 //! is cut off a mapped file is a SIGBUS.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{FileExt, MetadataExt},
-        },
+        unix::fs::{FileExt, MetadataExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags};
@@ -85,6 +82,10 @@ pub struct MappedFile {
     file: File,
     /// Nobody but the host's root can change it.
     is_roots: bool,
+    /// As the process sees it.
+    path: PathBuf,
+    /// The root directory in which that path holds; `None`: the host's.
+    root: Option<Arc<OwnedFd>>,
 }
 
 impl MappedFile {
@@ -104,16 +105,81 @@ impl MappedFile {
         );
         let fd = match rustix::fs::open(&link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => fd,
-            Err(_) => open_in_root(pid, mapping)?,
+            Err(_) => open_path(&root_of(pid)?, Path::new(&*mapping.path))?,
         };
         let (file, metadata) = open_regular(&fd)?;
         if metadata.ino() != mapping.file.inode {
             return Err(MappedFileError::Replaced);
         }
+        let is_on_host = in_host_root(pid);
         Ok(Self {
-            is_roots: only_root_writes(&metadata) && in_host_root(pid),
+            is_roots: only_root_writes(&metadata) && is_on_host,
             file,
+            path: PathBuf::from(&*mapping.path),
+            root: match is_on_host {
+                true => None,
+                false => Some(Arc::new(root_of(pid)?)),
+            },
         })
+    }
+
+    /// Opens another file by its path in the root directory of the process
+    /// that has mapped this one, out of which no link can lead.
+    ///
+    /// # Errors
+    /// Fails where it is no regular file of a local file system.
+    pub fn beside(&self, path: &Path) -> Result<Self, MappedFileError> {
+        match &self.root {
+            None => Self::on_host(path),
+            Some(root) => Ok(Self {
+                is_roots: false,
+                root: Some(Arc::clone(root)),
+                ..Self::in_root(root, path)?
+            }),
+        }
+    }
+
+    /// Opens a file of the host.
+    ///
+    /// # Errors
+    /// As [`Self::beside`].
+    pub fn on_host(path: &Path) -> Result<Self, MappedFileError> {
+        // The agent itself may be in a container that sees the host's processes.
+        let root = match root_of(1) {
+            Ok(root) => root,
+            Err(_) => rustix::fs::open("/", ROOT_FLAGS, Mode::empty())?,
+        };
+        Self::in_root(&root, path)
+    }
+
+    fn in_root(root: &OwnedFd, path: &Path) -> Result<Self, MappedFileError> {
+        let (file, metadata) = open_regular(&open_path(root, path)?)?;
+        Ok(Self {
+            is_roots: only_root_writes(&metadata),
+            file,
+            path: path.to_owned(),
+            root: None,
+        })
+    }
+
+    /// The open file, which may change at any time unless [`Self::is_roots`].
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether nobody but the host's root can change it.
+    pub fn is_roots(&self) -> bool {
+        self.is_roots
+    }
+
+    /// Where it is, as the process sees it; empty where it is the agent's own.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether [`Self::path`] is one of the host.
+    pub fn is_on_host(&self) -> bool {
+        self.root.is_none()
     }
 
     /// A file of the agent's own that holds `bytes` and does not change.
@@ -127,6 +193,8 @@ impl MappedFile {
         Ok(Self {
             file,
             is_roots: true,
+            path: PathBuf::new(),
+            root: None,
         })
     }
 
@@ -199,15 +267,19 @@ impl elf::ReadAt for MappedFile {
     }
 }
 
-fn open_in_root(pid: u32, mapping: &Mapping) -> io::Result<OwnedFd> {
-    let root = rustix::fs::open(
-        format!("/proc/{pid}/root"),
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+const ROOT_FLAGS: OFlags = OFlags::PATH
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+
+fn root_of(pid: u32) -> io::Result<OwnedFd> {
+    let path = format!("/proc/{pid}/root");
+    Ok(rustix::fs::open(path, ROOT_FLAGS, Mode::empty())?)
+}
+
+fn open_path(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat2(
         root,
-        Path::new(OsStr::from_bytes(mapping.path.as_bytes())),
+        path,
         OFlags::PATH | OFlags::CLOEXEC,
         Mode::empty(),
         ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
@@ -403,7 +475,12 @@ pub(crate) mod tests {
     impl MappedFile {
         /// A file as if a process had mapped it.
         pub(crate) fn for_test(file: File, is_roots: bool) -> Self {
-            Self { file, is_roots }
+            Self {
+                file,
+                is_roots,
+                path: PathBuf::new(),
+                root: None,
+            }
         }
     }
 

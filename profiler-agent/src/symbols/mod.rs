@@ -2,3 +2,6 @@
 //! Whatever is read here may have been made by somebody who wants to harm the
 //! agent: each source bounds what it reads, and how long it takes.
 
+pub mod demangle;
+pub mod dwarf;
+pub mod sections;

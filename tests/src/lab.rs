@@ -1,6 +1,7 @@
 //! Where the tests run: the binaries under test, compiled workloads, and a place for files.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -8,30 +9,20 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use crate::Build;
+
 /// Set to 1 to run the tests.
 const SWITCH: &str = "PROFILER_E2E";
 
 /// Names another place for the binaries under test.
 const BIN_DIR: &str = "PROFILER_BIN_DIR";
 
-/// Frame pointers everywhere, also in functions that call nothing, and every call a call.
-const FLAGS: &[&str] = &[
-    "-O2",
-    "-g",
-    "-Wall",
-    "-Wextra",
-    "-fno-omit-frame-pointer",
-    "-mno-omit-leaf-frame-pointer",
-    "-fno-optimize-sibling-calls",
-    "-pthread",
-];
-
 /// What all tests share. Dropped, it leaves no files.
 #[derive(Debug)]
 pub struct Lab {
     bin_dir: PathBuf,
     scratch: TempDir,
-    compiled: Mutex<BTreeMap<String, PathBuf>>,
+    compiled: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Lab {
@@ -58,7 +49,7 @@ impl Lab {
         Ok(Self {
             bin_dir: bin_dir(),
             scratch,
-            compiled: Mutex::new(BTreeMap::new()),
+            compiled: Mutex::new(BTreeSet::new()),
         })
     }
 
@@ -107,26 +98,46 @@ impl Lab {
         Ok(folder.keep())
     }
 
-    /// A compiled workload.
+    /// A compiled workload, with frame pointers.
     ///
     /// # Errors
-    /// Fails where gcc is not there or refuses it.
+    /// As [`Self::build`].
     pub fn compile(&self, name: &str) -> Result<PathBuf> {
+        self.build(name, Build::FramePointers, &[])
+    }
+
+    /// A compiled workload. `after` goes to the end of the compiler's command line.
+    ///
+    /// # Errors
+    /// Skips the test where the compiler is not there; fails where it refuses.
+    pub fn build(&self, name: &str, build: Build, after: &[&str]) -> Result<PathBuf> {
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(path) = compiled.get(name) {
-            return Ok(path.clone());
+        let folder = self.scratch.path().join(build.name());
+        let binary = match build {
+            Build::Library => folder.join(format!("lib{name}.so")),
+            _ => folder.join(name),
+        };
+        if compiled.insert(binary.clone()) {
+            fs::create_dir_all(&folder)?;
+            let built = source(name).and_then(|source| build.compile(&source, &binary, after));
+            if let Err(error) = built {
+                compiled.remove(&binary);
+                return Err(error);
+            }
         }
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("workloads")
-            .join(name)
-            .with_extension("c");
-        let binary = self.scratch.path().join(name);
-        let mut gcc = Command::new("gcc");
-        gcc.args(FLAGS).arg("-o").arg(&binary).arg(&source);
-        crate::run(&mut gcc)?.expect_code(0)?;
-        compiled.insert(name.to_owned(), binary.clone());
         Ok(binary)
     }
+}
+
+/// The source of a workload, whatever its language.
+fn source(name: &str) -> Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads");
+    let mut candidates = ["c", "cc", "rs", "go"]
+        .iter()
+        .map(|ending| folder.join(name).with_extension(ending));
+    candidates
+        .find(|source| source.is_file())
+        .with_context(|| format!("no workload {name}"))
 }
 
 fn bin_dir() -> PathBuf {

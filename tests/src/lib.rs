@@ -4,16 +4,21 @@
 //! The tests themselves are in `scenarios/`, the workloads in `workloads/`.
 
 mod agent;
+mod build;
+pub mod catalogue;
+pub mod chain;
 mod guards;
 mod kernel;
 mod lab;
 mod process;
 mod reading;
+pub mod score;
 mod skip;
 mod truth;
 mod workload;
 
 pub use agent::Agent;
+pub use build::{Build, program};
 pub use guards::{Cgroup, LoopDisk, Tmpfs, cgroup_v1_root, cgroup2_root};
 pub use kernel::{Loaded, MemoryAndFiles, proc_start_ticks, schedstat, until};
 pub use lab::Lab;

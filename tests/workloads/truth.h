@@ -58,7 +58,8 @@ struct thread_truth {
 };
 
 static struct thread_truth truth_threads[MAX_THREADS];
-static _Atomic int truth_count, truth_begun;
+/* Changed by __atomic_ builtins: C++ has no _Atomic. */
+static volatile int truth_count, truth_begun;
 static __thread struct thread_truth *truth_mine;
 static volatile sig_atomic_t truth_stop;
 /* Results go here, so that the compiler keeps the work. */
@@ -100,7 +101,7 @@ static UNUSED uint64_t run_delay_ns(void) {
  * whether the thread has had its share, and take the CPU away if so: once before the run delay is read at the begin, and
  * only after it at the end. Waiting for a CPU between the readings is not in the span: at the begin all are read again,
  * at the end it is taken off. */
-static UNUSED void span_begin(const char *name) {
+static UNUSED FRAME void span_begin(const char *name) {
     struct span *span = &truth_mine->spans[truth_mine->used];
     span->name = name;
     uint64_t began;
@@ -113,7 +114,7 @@ static UNUSED void span_begin(const char *name) {
     } while (span->start.time_ns - began > INTERRUPTED_NS);
 }
 
-static UNUSED void span_end(uint64_t bytes) {
+static UNUSED FRAME void span_end(uint64_t bytes) {
     uint64_t now = clock_ns(CLOCK_MONOTONIC);
     struct span *span = &truth_mine->spans[truth_mine->used];
     span->end.time_ns = now;
@@ -128,7 +129,7 @@ static UNUSED void span_end(uint64_t bytes) {
 
 /* Names the calling thread and begins its spans: from here on what it does is known. */
 static UNUSED void truth_thread(const char *comm) {
-    int at = truth_count++;
+    int at = __atomic_fetch_add(&truth_count, 1, __ATOMIC_SEQ_CST);
     if (at >= MAX_THREADS) {
         errno = ENOSPC;
         truth_fail("too many threads");
@@ -141,12 +142,12 @@ static UNUSED void truth_thread(const char *comm) {
     snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", mine->tid);
     mine->schedstat = open(path, O_RDONLY | O_CLOEXEC);
     if (mine->schedstat < 0) truth_fail(path);
-    mine->spans = calloc(MAX_SPANS, sizeof *mine->spans);
+    mine->spans = (struct span *)calloc(MAX_SPANS, sizeof *mine->spans);
     if (!mine->spans) truth_fail("room for spans");
     truth_mine = mine;
     span_begin("begin");
     span_end(0);
-    truth_begun++;
+    __atomic_fetch_add(&truth_begun, 1, __ATOMIC_SEQ_CST);
 }
 
 /* At the end of a thread: from here on it does nothing that counts. */
@@ -157,7 +158,9 @@ static UNUSED void truth_thread_end(void) {
 
 /* For main; further threads call truth_thread. */
 static UNUSED void truth_begin(const char *comm) {
-    struct sigaction action = {.sa_handler = truth_on_signal};
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = truth_on_signal;
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     alarm(LIFETIME_SECONDS);

@@ -1,0 +1,403 @@
+//! The workloads whose stacks are known to the last frame: how they are built and started, and what they look like.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::score::{Chain, Expected, Root};
+use crate::{Build, Lab, Workload};
+
+/// One of `workloads/`, in one way it can be built and started.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// In tables.
+    pub name: String,
+    /// What its stacks are.
+    pub expected: Expected,
+    source: &'static str,
+    build: Build,
+    /// A library it is linked with.
+    library: Option<&'static str>,
+    arguments: Vec<Argument>,
+}
+
+/// An argument for a workload.
+#[derive(Clone, Debug)]
+enum Argument {
+    Text(String),
+    /// Path of another workload that is built as a library.
+    Library(&'static str),
+    /// Path of another workload that is built the same way.
+    Program(&'static str),
+}
+
+impl Work {
+    fn new(source: &'static str, build: Build, expected: Expected) -> Self {
+        let name = match build {
+            Build::Frameless => source.to_owned(),
+            _ => format!("{source} ({})", build.name()),
+        };
+        Self {
+            name,
+            expected,
+            source,
+            build,
+            library: None,
+            arguments: Vec::new(),
+        }
+    }
+
+    fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    fn argument(mut self, argument: Argument) -> Self {
+        self.arguments.push(argument);
+        self
+    }
+
+    /// Compiles it, where that was not done before, and starts it.
+    ///
+    /// # Errors
+    /// Skips the test where this machine cannot compile it; fails where it does not get to work.
+    pub fn start(&self, lab: &Lab) -> Result<Workload> {
+        let mut after = vec!["-ldl".to_owned()];
+        if let Some(name) = self.library {
+            let library = lab.build(name, Build::Library, &[])?;
+            let folder = library.parent().context("a library without a folder")?;
+            after.push(library.display().to_string());
+            after.push(format!("-Wl,-rpath,{}", folder.display()));
+        }
+        let after: Vec<_> = after.iter().map(String::as_str).collect();
+        let mut command = Command::new(lab.build(self.source, self.build, &after)?);
+        for argument in &self.arguments {
+            match argument {
+                Argument::Text(text) => command.arg(text),
+                Argument::Library(name) => command.arg(lab.build(name, Build::Library, &[])?),
+                Argument::Program(name) => command.arg(lab.build(name, self.build, &[])?),
+            };
+        }
+        Workload::start_command(lab, command)
+    }
+}
+
+fn main_chain(leaf: &str, between: &[&str]) -> Chain {
+    let steps = ["main", "drive"].iter().chain(between).chain([&leaf]);
+    let steps: Vec<_> = steps.copied().chain(["churn ?"]).collect();
+    Chain::new(leaf, Root::Main, &steps)
+}
+
+const MAIN_DRIVE: (Root, &[&str]) = (Root::Main, &["main", "drive"]);
+
+/// A chain of calls of a known depth; frames above and below `levels` come on top.
+pub fn deep(levels: usize, build: Build) -> Work {
+    let names: Vec<_> = (0..levels).map(|at| format!("level_{}", at % 5)).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let parts = ["part_large", "part_middle", "part_small"];
+    let chains = parts.map(|part| main_chain(part, &names)).to_vec();
+    let work = Work::new("deep", build, Expected::new(chains, &[MAIN_DRIVE]));
+    let suffix = match build {
+        Build::Frameless => String::new(),
+        _ => format!(" ({})", build.name()),
+    };
+    work.named(format!("{levels} levels{suffix}"))
+        .argument(Argument::Text(levels.to_string()))
+}
+
+/// Callbacks out of libc.
+pub fn callbacks(build: Build) -> Work {
+    let sort = "@libc/qsort%/__qsort%/msort_with_tmp%/__GI_%/@ld-musl *";
+    let search = "@libc/bsearch/__GI_%/@ld-musl *";
+    let chains = vec![
+        main_chain("compare_cost", &["sort_all", sort, "compare"]),
+        main_chain("probe_cost", &["find_all", search, "probe"]),
+    ];
+    Work::new("callbacks", build, Expected::new(chains, &[MAIN_DRIVE]))
+}
+
+/// 32 threads.
+pub fn threads() -> Work {
+    let chain = |kind: usize| {
+        let leaf = format!("part_{kind}");
+        let steps = ["body", "stage_a", "stage_b", leaf.as_str()];
+        Chain::new(&leaf, Root::Thread, &steps)
+    };
+    let expected = Expected::new(
+        (0..4).map(chain).collect(),
+        &[
+            (Root::Thread, &["body"]),
+            (Root::Thread, &["body", "sleep_ns ?", "@libc *"]),
+            (
+                Root::Main,
+                &["main", "wait_for_stop ?", "sleep_ns", "@libc *"],
+            ),
+        ],
+    );
+    Work::new("threads", Build::Frameless, expected).argument(Argument::Text("32".to_owned()))
+}
+
+/// C++: exceptions, virtual calls, lambdas, callbacks out of templates.
+pub fn objects() -> Work {
+    const LIBRARIES: &str = "@libstdc++/@libgcc_s/@libc/@ld-linux *";
+    let chain = |leaf: &str, steps: &[&str]| {
+        let steps = [&["main", "app::drive"], steps].concat();
+        Chain::new(leaf, Root::Main, &steps)
+    };
+    let chains = vec![
+        chain(
+            "app::word_cost",
+            &[
+                "app::sort_words",
+                "std::%/__gnu_cxx::%/app::sort_words% *",
+                "app::word_cost",
+            ],
+        ),
+        chain("app::catch_cost", &["app::fail_once", "app::catch_cost"]),
+        chain(
+            "app::shape_cost",
+            &[
+                "app::draw_all",
+                "app::Circle::draw",
+                "std::%/main::%/operator% *",
+                "app::shape_cost",
+            ],
+        ),
+        // Guards of both functions are destroyed on the way up.
+        chain(
+            "app::middle",
+            &["app::fail_often", "app::outer", "app::middle", LIBRARIES],
+        ),
+        chain("app::outer", &["app::fail_often", "app::outer", LIBRARIES]),
+        chain("app::fail_often", &["app::fail_often", LIBRARIES]),
+        chain(
+            "app::middle",
+            &["app::fail_once", "app::outer", "app::middle", LIBRARIES],
+        ),
+        chain("app::outer", &["app::fail_once", "app::outer", LIBRARIES]),
+        chain("app::fail_once", &["app::fail_once", LIBRARIES]),
+    ];
+    let place: &[&str] = &["main", "app::drive"];
+    let expected = Expected::new(chains, &[(Root::Main, place)]);
+    Work::new("objects", Build::Frameless, expected).named("C++ objects")
+}
+
+/// Rust in release mode, by its own linker.
+pub fn rusty() -> Work {
+    const STD: &str =
+        "std::%/core::%/alloc::%/<alloc::%/<core::%/<std::%/__rust%/rust_%/<rusty::% *";
+    const UNWINDER: &str = "std::%/core::%/alloc::%/<%/__rust%/rust_%/_Unwind%/_R%/rusty::fail_inside/\
+                            rusty::fail/rusty::main::%/rusty::drive::%/@libgcc_s/@libc/@ld-linux *";
+    let chain = |leaf: &str, steps: &[&str]| {
+        let steps = [&["main", STD, "rusty::main", "rusty::drive"], steps].concat();
+        Chain::new(leaf, Root::Main, &steps)
+    };
+    let chains = vec![
+        chain(
+            "rusty::compare_cost",
+            &["rusty::sort_items", STD, "rusty::compare_cost"],
+        ),
+        chain(
+            "rusty::shape_cost",
+            &[
+                "rusty::draw_all",
+                "<rusty::Circle as rusty::Shape>::draw",
+                "rusty::shape_cost",
+            ],
+        ),
+        chain("rusty::caught_cost", &["rusty::fail", "rusty::caught_cost"]),
+        chain("rusty::fail_inside", &["rusty::fail", UNWINDER]),
+        chain("rusty::fail", &["rusty::fail", UNWINDER]),
+        Chain::new(
+            "rusty::thread_cost",
+            Root::Thread,
+            &[STD, "rusty::body", "rusty::thread_cost"],
+        ),
+    ];
+    let place: &[&str] = &["main", STD, "rusty::main", "rusty::drive"];
+    let body: &[&str] = &[STD, "rusty::body"];
+    let expected = Expected::new(chains, &[(Root::Main, place), (Root::Thread, body)])
+        .also(Root::Thread, &[STD, "rusty::body", "std::%/@libc *"]);
+    Work::new("rusty", Build::Frameless, expected).named("Rust release")
+}
+
+/// Frames that are not like others.
+pub fn odd() -> Work {
+    const RAISE: &str = "@libc/@[vdso] *";
+    let mut chains = vec![
+        Chain::new(
+            "ask_clock",
+            Root::Main,
+            &["main", "drive", "ask_clock", "@libc/@[vdso]/@linux-vdso *"],
+        ),
+        main_chain("signal_cost", &["raise_it", RAISE, "on_signal"]),
+        main_chain("other_cost", &["raise_other", RAISE, "on_other"]),
+        main_chain("aligned_cost", &["align_stack"]),
+        main_chain("variable_cost", &["grow_stack"]),
+        main_chain("loaded_cost", &["call_loaded", "loaded_entry"]),
+        main_chain("tail_cost", &["tail_last"]),
+        main_chain("assembly_cost", &["asm_outer", "asm_inner"]),
+    ];
+    chains.push(Chain::new(
+        "coroutine_cost",
+        Root::Own,
+        &["coroutine", "coroutine_cost"],
+    ));
+    let expected = Expected::new(chains, &[MAIN_DRIVE])
+        .also(
+            Root::Main,
+            &["main", "drive", "raise_it/raise_other", "@libc *"],
+        )
+        .also(Root::Main, &["main", "drive", "resume", "@libc *"])
+        .also(Root::Own, &["coroutine", "@libc *"]);
+    Work::new("odd", Build::Frameless, expected)
+        .named("odd frames")
+        .argument(Argument::Library("loaded"))
+}
+
+/// Signals at any instruction.
+pub fn interrupted() -> Work {
+    let mut chains = Vec::new();
+    // Whatever was interrupted: between two calls, or in one of the small functions.
+    let small = "small_1 ?";
+    let smaller = "small_2 ?";
+    let handler = "@libc";
+    chains.push(main_chain(
+        "timer_cost",
+        &["busy ?", small, smaller, "small_3 ?", handler, "on_timer"],
+    ));
+    for steps in [
+        vec!["busy", "small_1", "small_2", "small_3"],
+        vec!["busy", "small_1", "small_3"],
+    ] {
+        let steps = [&["main", "drive"], steps.as_slice()].concat();
+        chains.push(Chain::new("busy", Root::Main, &steps));
+    }
+    let expected = Expected::new(chains, &[MAIN_DRIVE]).also(
+        Root::Main,
+        &["main", "drive", "% *", "@libc", "on_timer", "% *"],
+    );
+    Work::new("interrupted", Build::Frameless, expected)
+}
+
+/// Samples in linkage tables.
+pub fn plt(build: Build) -> Work {
+    // A table's entry may have a name, such as `tiny_1@plt`, or none.
+    let entry = "tiny_1%/tiny_2%/tiny_3%/tiny_4%/@plt *";
+    let chain = Chain::new(
+        "call_tiny",
+        Root::Main,
+        &["main", "drive", "call_tiny", entry],
+    );
+    let mut work = Work::new("plt", build, Expected::new(vec![chain], &[MAIN_DRIVE]));
+    work.library = Some("tiny");
+    work
+}
+
+/// Code made at run time.
+pub fn jit() -> Work {
+    let chains = vec![
+        main_chain("native_cost", &["enter_code", "jit_call", "native"]),
+        main_chain("jit_spin", &["enter_code"]),
+    ];
+    Work::new(
+        "jit",
+        Build::Frameless,
+        Expected::new(chains, &[MAIN_DRIVE]),
+    )
+    .named("JIT")
+}
+
+/// Go.
+pub fn gopher() -> Work {
+    let chain = |leaf: &str| {
+        let steps = [
+            "main.main.% ?",
+            "main.body",
+            "main.outer",
+            "main.middle",
+            leaf,
+        ];
+        Chain::new(leaf, Root::Goroutine, &steps)
+    };
+    let chains = vec![chain("main.leafCost"), chain("main.framedCost")];
+    let body = ["main.main.% ?", "main.body"];
+    let expected = Expected::new(chains, &[])
+        .also(Root::Goroutine, &[&body[..], &["main.now", "% *"]].concat());
+    Work::new("gopher", Build::Frameless, expected).named("Go")
+}
+
+/// 65,536 different stacks.
+pub fn many_stacks(us_each: u32) -> Work {
+    let steps = ["walk"].into_iter().chain(["left/right"; 16]);
+    let chain = main_chain("path_cost", &steps.collect::<Vec<_>>());
+    let expected = Expected::new(vec![chain], &[MAIN_DRIVE]);
+    Work::new("many_stacks", Build::Frameless, expected)
+        .named("65,536 stacks")
+        .argument(Argument::Text(us_each.to_string()))
+}
+
+/// Name of the processes that [`fork_storm`] starts.
+pub const SHORT_LIVED: &str = "short_lived";
+
+/// Processes that live for 2 ms. Its stacks are those of its children, named [`SHORT_LIVED`].
+pub fn fork_storm(a_second: u32) -> Work {
+    let steps = ["main", "short_a", "short_b", "short_cost"];
+    let chain = Chain::new("short_cost", Root::Main, &steps);
+    let expected = Expected::new(vec![chain], &[])
+        // Before main, and after it.
+        .also(Root::Own, &["@ld-linux", "@ld-linux/@libc *"])
+        .also(Root::Main, &["@libc/@ld-linux *"])
+        .also(Root::Main, &["main", "@libc *"]);
+    Work::new("fork_storm", Build::Frameless, expected)
+        .named("fork storm")
+        .argument(Argument::Program(SHORT_LIVED))
+        .argument(Argument::Text(a_second.to_string()))
+}
+
+/// Threads that wait, without frame pointers.
+pub fn waits() -> Work {
+    let chain = |body: &str, wait: &str| {
+        let steps = [body, "wait_once ?", "enter_wait", wait, "%/@libc *"];
+        Chain::new(wait, Root::Thread, &steps)
+    };
+    let chains = vec![
+        chain("naps_body/locks_body", "nap"),
+        chain("short_naps_body", "short_nap"),
+        chain("locks_body", "take_lock"),
+        chain("pipes_body", "read_pipe"),
+        chain("polls_body", "poll_nothing"),
+        chain("never_runs_body", "stay"),
+    ];
+    let mut expected = Expected::new(chains, &[]);
+    for body in [
+        "naps_body",
+        "locks_body",
+        "lock_holder_body",
+        "pipes_body",
+        "pipe_feeder_body",
+    ] {
+        expected = expected.also(Root::Thread, &[body, "%/@libc *"]);
+    }
+    expected = expected
+        .also(
+            Root::Thread,
+            &["short_naps_body/polls_body/never_runs_body", "%/@libc *"],
+        )
+        .also(Root::Main, &["main", "%/@libc *"]);
+    Work::new("waits", Build::Frameless, expected)
+}
+
+/// Writes to a file, past the page cache.
+pub fn disk_writer(file: &str) -> Work {
+    let chain = |leaf: &str, call: &str| {
+        let steps = ["main", "write_blocks", leaf, call, "@libc *"];
+        Chain::new(leaf, Root::Main, &steps)
+    };
+    let chains = vec![
+        chain("write_block", "call_write ?"),
+        chain("sync_file", "call_sync ?"),
+    ];
+    Work::new("disk_writer", Build::Frameless, Expected::new(chains, &[]))
+        .argument(Argument::Text(file.to_owned()))
+}

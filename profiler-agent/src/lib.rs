@@ -25,6 +25,7 @@ pub mod sampling;
 pub mod server;
 pub mod session;
 pub mod sessions;
+pub mod sideband;
 pub mod symbolize;
 pub mod symbols;
 pub mod tls;

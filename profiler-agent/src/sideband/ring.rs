@@ -1,0 +1,222 @@
+//! One CPU's event and the ring its records come through.
+
+use std::{
+    io, mem,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// Begin of `struct perf_event_attr` (include/uapi/linux/perf_event.h), as long
+/// as `PERF_ATTR_SIZE_VER3`, which every kernel since 3.19 accepts.
+#[repr(C)]
+#[derive(Default)]
+struct Attr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup: u32,
+    bp_type: u32,
+    config1: u64,
+    config2: u64,
+    branch_sample_type: u64,
+    sample_regs_user: u64,
+    sample_stack_user: u32,
+    clockid: i32,
+}
+
+const _: () = assert!(size_of::<Attr>() == 96);
+
+/// `PERF_TYPE_SOFTWARE`, `PERF_COUNT_SW_DUMMY`.
+const SOFTWARE: u32 = 1;
+const DUMMY: u64 = 9;
+/// `PERF_SAMPLE_TID | PERF_SAMPLE_TIME`.
+const TID_AND_TIME: u64 = 1 << 1 | 1 << 2;
+/// Bits `mmap`, `comm`, `task`, `watermark`, `sample_id_all`, `mmap2`,
+/// `comm_exec`, `use_clockid`.
+const FLAGS: u64 = 1 << 8 | 1 << 9 | 1 << 13 | 1 << 14 | 1 << 18 | 1 << 23 | 1 << 24 | 1 << 25;
+/// Bit `build_id` (Linux 5.12).
+const BUILD_ID: u64 = 1 << 34;
+/// `PERF_FLAG_FD_CLOEXEC`.
+const CLOEXEC: libc::c_ulong = 8;
+
+/// Pages of a ring: 20 ms of 80 new processes on one CPU; on a machine where
+/// less may be locked, less.
+const PAGES: [usize; 4] = [32, 16, 8, 4];
+
+/// Where the positions are in `struct perf_event_mmap_page`.
+const DATA_HEAD: usize = 1024;
+const DATA_TAIL: usize = 1032;
+
+/// `PERF_FORMAT_TOTAL_TIME_ENABLED`.
+const TIME_ENABLED: u64 = 1;
+
+/// The event and its ring.
+#[derive(Debug)]
+pub(super) struct Ring {
+    event: OwnedFd,
+    /// `time_enabled` at the last look.
+    enabled_ns: u64,
+    memory: NonNull<u8>,
+    page: usize,
+    /// Of the data, a power of two.
+    size: usize,
+    tail: u64,
+}
+
+// SAFETY: the mapping is this ring's own and outlives every use of it.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    /// Follows what all processes do on a CPU. False as well: this kernel does
+    /// not tell build-ids.
+    ///
+    /// # Errors
+    /// Fails with what the kernel says.
+    pub(super) fn open(cpu: u32) -> io::Result<(Self, bool)> {
+        let (event, build_ids) = match perf_event_open(cpu, FLAGS | BUILD_ID) {
+            Ok(event) => (event, true),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                (perf_event_open(cpu, FLAGS)?, false)
+            }
+            Err(error) => return Err(error),
+        };
+        let page = rustix::param::page_size();
+        let mut refused = io::Error::from(io::ErrorKind::OutOfMemory);
+        for pages in PAGES {
+            match map(&event, page * (1 + pages)) {
+                Ok(memory) => {
+                    let ring = Self {
+                        event,
+                        enabled_ns: 0,
+                        memory,
+                        page,
+                        size: page * pages,
+                        tail: 0,
+                    };
+                    return Ok((ring, build_ids));
+                }
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    /// Whether the event has been enabled since the last look.
+    pub(super) fn is_alive(&mut self) -> bool {
+        // A read gives { u64 value; u64 time_enabled; }, or nothing for an
+        // event in an error state.
+        let mut bytes = [0; 16];
+        let read = rustix::io::read(&self.event, &mut bytes);
+        let [.., enabled] = bytes.as_chunks().0 else {
+            return false;
+        };
+        let enabled_ns = u64::from_ne_bytes(*enabled);
+        let was = mem::replace(&mut self.enabled_ns, enabled_ns);
+        read == Ok(bytes.len()) && was != enabled_ns
+    }
+
+    /// Bytes of locked memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.page + self.size
+    }
+
+    /// Moves what the ring holds to the end of `bytes`, and makes room for more.
+    pub(super) fn take(&mut self, bytes: &mut Vec<u8>) {
+        let head = self.position(DATA_HEAD).load(Ordering::Acquire);
+        let count = usize::try_from(head.wrapping_sub(self.tail)).unwrap_or(usize::MAX);
+        // The kernel never writes over what was not taken.
+        let count = count.min(self.size);
+        let from = (self.tail % self.size as u64) as usize;
+        let first = count.min(self.size - from);
+        self.copy(from, first, bytes);
+        self.copy(0, count - first, bytes);
+        self.tail = head;
+        self.position(DATA_TAIL).store(head, Ordering::Release);
+    }
+
+    fn copy(&self, from: usize, count: usize, bytes: &mut Vec<u8>) {
+        debug_assert!(from + count <= self.size);
+        bytes.reserve(count);
+        // SAFETY: in the data part of the mapping, which begins behind the
+        // first page; the kernel does not write there until the tail moves.
+        // `bytes` has room for it and is not part of the mapping.
+        unsafe {
+            self.memory
+                .add(self.page + from)
+                .as_ptr()
+                .copy_to_nonoverlapping(bytes.as_mut_ptr().add(bytes.len()), count);
+            bytes.set_len(bytes.len() + count);
+        }
+    }
+
+    fn position(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: an aligned word of the first page of the mapping, which the
+        // kernel and this process access atomically only.
+        unsafe { AtomicU64::from_ptr(self.memory.add(offset).as_ptr().cast()) }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `open` with this length, and used by nobody else.
+        let failed = unsafe { libc::munmap(self.memory.as_ptr().cast(), self.bytes()) } != 0;
+        if failed {
+            tracing::warn!("unmap a ring: {}", io::Error::last_os_error());
+        }
+    }
+}
+
+fn map(event: &OwnedFd, len: usize) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new mapping at an address the kernel chooses.
+    let memory = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            event.as_raw_fd(),
+            0,
+        )
+    };
+    match NonNull::new(memory.cast()) {
+        Some(address) if memory != libc::MAP_FAILED => Ok(address),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn perf_event_open(cpu: u32, flags: u64) -> io::Result<OwnedFd> {
+    let attr = Attr {
+        kind: SOFTWARE,
+        size: size_of::<Attr>() as u32,
+        config: DUMMY,
+        sample_type: TID_AND_TIME,
+        read_format: TIME_ENABLED,
+        flags,
+        // Nobody waits for a wake-up: one when the ring is full.
+        wakeup: u32::MAX,
+        clockid: libc::CLOCK_MONOTONIC,
+        ..Attr::default()
+    };
+    // SAFETY: the kernel reads `attr.size` bytes of `attr`, which lives on.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attr,
+            -1 as libc::pid_t,
+            cpu as libc::c_int,
+            -1 as libc::c_int,
+            CLOEXEC,
+        )
+    };
+    let fd = RawFd::try_from(fd)
+        .ok()
+        .filter(|fd| *fd >= 0)
+        .ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

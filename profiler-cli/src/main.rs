@@ -8,6 +8,7 @@ mod client;
 mod commands;
 mod error;
 mod interrupts;
+mod naming;
 mod output;
 mod private_agent;
 mod privileges;

@@ -1,5 +1,9 @@
 //! Small captures for tests.
 
+// The path is for the tests of the whole program, which have this file elsewhere.
+#[path = "sample_capture/languages.rs"]
+mod languages;
+
 use std::collections::BTreeMap;
 
 use profiler_proto::{
@@ -9,6 +13,8 @@ use profiler_proto::{
     SkipReason, Stack, StackEnd, StackId, StrId, Target, Thread, ThreadId, UnwindFacts,
     UnwindMethod,
 };
+
+pub(crate) use languages::languages;
 
 /// 2026-11-20 13:55:01 UTC.
 const START_NS: u64 = 1_795_182_901_000_000_000;

@@ -1,15 +1,10 @@
-//! What is shown of one event of a capture: which samples, and what their frames are called.
+//! What is shown of one event of a capture.
 //!
-//! Every renderer reads a capture through a [`View`], so that all of them leave out the same samples and
-//! call a frame by the same name.
+//! Every renderer reads a capture through a [`View`], so that all of them leave out the same samples.
 
-use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
+use std::collections::HashSet;
 
-use profiler_proto::{
-    AttributeKey, AttributesId, Capture, Event, Frame, FrameId, FrameKind, MappingId, Sample,
-    StackEnd, StackId, ThreadId,
-};
+use profiler_proto::{AttributeKey, AttributesId, Capture, Event, Sample, ThreadId};
 
 use crate::error::CliError;
 use crate::text;
@@ -25,6 +20,8 @@ pub(crate) struct View<'a> {
     pub(crate) event: Event,
     /// What is not shown of it.
     pub(crate) left_out: LeftOut,
+    /// Whether places in the source are told apart, where a format leaves the choice.
+    pub(crate) lines: bool,
     samples: &'a [Sample],
     hides_idle_threads: bool,
 }
@@ -110,6 +107,7 @@ impl<'a> View<'a> {
             capture,
             event,
             left_out: LeftOut::default(),
+            lines: false,
             samples,
             hides_idle_threads: !all
                 && event == Event::OffCpu
@@ -194,140 +192,4 @@ pub(crate) fn event_names(capture: &Capture) -> String {
     } else {
         names.join(", ")
     }
-}
-
-/// One function of a stack, or a marker such as `[cut]` where a part of the stack is missing.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct NamedFrame {
-    /// Safe as a frame of a folded stack: see [`text::frame_name`].
-    pub(crate) name: String,
-    /// File name of the module without its directory; empty for markers and unknown addresses.
-    pub(crate) module: String,
-    /// Whether the code belongs to the kernel.
-    pub(crate) kernel: bool,
-}
-
-impl NamedFrame {
-    /// The frame as folded stacks write it: kernel frames end in `_[k]`.
-    pub(crate) fn folded(&self) -> String {
-        if self.kernel {
-            format!("{}_[k]", self.name)
-        } else {
-            self.name.clone()
-        }
-    }
-}
-
-/// Names stacks, each frame once.
-pub(crate) struct Namer<'a> {
-    capture: &'a Capture,
-    frames: HashMap<FrameId, Vec<Rc<NamedFrame>>>,
-}
-
-impl<'a> Namer<'a> {
-    /// For the stacks of `capture`.
-    pub(crate) fn new(capture: &'a Capture) -> Self {
-        Self {
-            capture,
-            frames: HashMap::new(),
-        }
-    }
-
-    /// The frames of a stack, root first, inlined functions as frames of their own.
-    pub(crate) fn stack(&mut self, id: StackId) -> Vec<Rc<NamedFrame>> {
-        let stack = self.capture.dictionary.stack(id);
-        let mut named = Vec::with_capacity(stack.user.len() + stack.kernel.len() + 1);
-        self.part(&stack.user, stack.user_end, false, &mut named);
-        self.part(&stack.kernel, stack.kernel_end, true, &mut named);
-        named
-    }
-
-    fn part(
-        &mut self,
-        frames: &[FrameId],
-        end: StackEnd,
-        kernel: bool,
-        named: &mut Vec<Rc<NamedFrame>>,
-    ) {
-        named.extend(gap(end).map(|name| {
-            Rc::new(NamedFrame {
-                name: name.to_owned(),
-                module: String::new(),
-                kernel,
-            })
-        }));
-        for id in frames.iter().rev() {
-            let capture = self.capture;
-            let lines = self
-                .frames
-                .entry(*id)
-                .or_insert_with(|| name_frame(capture, *id));
-            named.extend(lines.iter().cloned());
-        }
-    }
-}
-
-/// What stands in a stack for the part that is missing at its root.
-pub(crate) fn gap(end: StackEnd) -> Option<&'static str> {
-    match end {
-        StackEnd::None | StackEnd::Whole | StackEnd::FramePointers | StackEnd::Unknown => None,
-        StackEnd::Cut => Some("[cut]"),
-        StackEnd::Unreadable => Some("[unreadable stack]"),
-        StackEnd::Lost => Some("[lost stack]"),
-        StackEnd::NotRunning => Some("[not running]"),
-        StackEnd::NoRule
-        | StackEnd::NoMapping
-        | StackEnd::NoTable
-        | StackEnd::Unsupported
-        | StackEnd::NoProgress => Some("[not whole]"),
-        StackEnd::Compat => Some("[32-bit process]"),
-    }
-}
-
-/// The functions of one frame, outermost first.
-fn name_frame(capture: &Capture, id: FrameId) -> Vec<Rc<NamedFrame>> {
-    let frame = capture.dictionary.frame(id);
-    let module = module_name(capture, frame.mapping);
-    let kernel = frame.kind == FrameKind::Kernel;
-    let name = |name: &str| {
-        Rc::new(NamedFrame {
-            name: text::frame_name(name),
-            module: module.clone(),
-            kernel,
-        })
-    };
-    let functions: Vec<_> = frame
-        .lines
-        .iter()
-        .rev()
-        .map(|line| capture.dictionary.string(line.function))
-        .filter(|function| !function.is_empty())
-        .map(name)
-        .collect();
-    if functions.is_empty() {
-        vec![name(&address_name(frame, &module))]
-    } else {
-        functions
-    }
-}
-
-/// What a frame without a function is called: `module+0xoffset`.
-pub(crate) fn address_name(frame: &Frame, module: &str) -> String {
-    let module = if module.is_empty() {
-        "[unknown]"
-    } else {
-        module
-    };
-    format!("{module}+{:#x}", frame.address)
-}
-
-/// The file name of a mapping, safe to print; empty where it is not known. Whether the file has been
-/// deleted since is left to the path.
-pub(crate) fn module_name(capture: &Capture, id: MappingId) -> String {
-    let path = capture
-        .dictionary
-        .mapping(id)
-        .map_or("", |mapping| capture.dictionary.string(mapping.path));
-    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-    text::clean(path.rsplit('/').next().unwrap_or(path))
 }

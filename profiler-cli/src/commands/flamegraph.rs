@@ -9,7 +9,9 @@ use crate::render::{FORMATS, svg};
 
 const AFTER_HELP: &str = "\
 The picture is interactive in a browser: click to zoom, Ctrl-F to search.
-In an offcpu graph, blocked and runnable time have colours of their own.
+Colours tell user, kernel, JIT and script frames apart, and in an offcpu graph blocked and runnable
+time; inlined functions are pale. Where the root of a stack is missing, a grey marker such as [cut]
+stands in its place.
 Frames of less than 0.05 % of the whole are not drawn.
 
 Examples:

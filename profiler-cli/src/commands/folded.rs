@@ -9,10 +9,14 @@ use crate::render::folded::FORMAT;
 
 const AFTER_HELP: &str = "\
 Each line is a stack, root first, then its weight: samples for cpu, microseconds for offcpu and io.
-The first frame is the command name of the thread; kernel frames end in _[k].
+The first frame is the command name of the thread. Kernel frames end in _[k], inlined functions in
+_[i], those of a JIT compiler in _[j]; a function of a script is followed by its file, as in
+handle (app.py). A frame without a name is module+0xoffset. Where the root of a stack is missing, a
+marker such as [cut] stands in its place.
 
 Examples:
   profiler folded web1.capture -e cpu | grep '^nginx;'
+  profiler folded web1.capture -e cpu --lines               parse (parser.rs:120) instead of parse
   profiler folded web1.capture -e offcpu -o offcpu.folded";
 
 #[derive(clap::Args)]

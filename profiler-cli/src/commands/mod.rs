@@ -19,7 +19,7 @@ use profiler_proto::{Capture, Event, read_capture};
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::output::PendingFile;
-use crate::render::{Format, ledger};
+use crate::render::{Format, ledger, wholeness};
 use crate::stdio;
 use crate::view::{View, event_names};
 
@@ -78,6 +78,9 @@ struct CaptureArgs {
     /// Also waits of threads that did not run at all in the window
     #[arg(long)]
     all: bool,
+    /// Tell the lines of a function apart, where the source is known
+    #[arg(long)]
+    lines: bool,
 }
 
 impl CaptureArgs {
@@ -97,7 +100,9 @@ impl CaptureArgs {
     }
 
     fn view<'a>(&self, capture: &'a Capture) -> Result<View<'a>, CliError> {
-        View::open(capture, self.event(capture)?, self.all)
+        let mut view = View::open(capture, self.event(capture)?, self.all)?;
+        view.lines = self.lines;
+        Ok(view)
     }
 
     fn event(&self, capture: &Capture) -> Result<Event, CliError> {
@@ -147,6 +152,9 @@ fn write_file(view: &View<'_>, format: &Format, path: &Path) -> Result<(), CliEr
 fn tell_what_is_missing(view: &View<'_>) {
     if let Some(sentence) = view.left_out.sentence() {
         stdio::tell(format_args!("profiler: {sentence}; --all shows them"));
+    }
+    if let Some(sentence) = wholeness::sentence(view) {
+        stdio::tell(format_args!("profiler: {sentence}"));
     }
     if ledger::is_due(view.capture) {
         let mut text = Vec::new();

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use profiler_proto::pb::{self, Phase, SessionStatus, StatusResponse};
-use profiler_proto::{CaptureSpec, Ledger};
+use profiler_proto::{CaptureSpec, Ledger, UnwindFacts};
 use serde_json::{Value, json};
 
 use super::{Output, ask};
@@ -80,8 +80,13 @@ fn write_text(status: &StatusResponse, out: &mut dyn Write) -> io::Result<()> {
     if !sums.events.is_empty() {
         writeln!(out, "ledger since the start")?;
         ledger::write_events(&sums, out)?;
+        ledger::write_unwinding(&unwinding(status), out)?;
     }
     Ok(())
+}
+
+fn unwinding(status: &StatusResponse) -> UnwindFacts {
+    status.unwind.clone().unwrap_or_default().into()
 }
 
 fn write_session(session: &SessionStatus, out: &mut dyn Write) -> io::Result<()> {
@@ -136,6 +141,7 @@ fn json(status: &StatusResponse) -> Value {
         "captures_failed": status.captures_failed,
         "sessions": sessions,
         "ledger": json_output::ledger(&sums),
+        "unwinding": json_output::unwinding(&unwinding(status)),
     })
 }
 
@@ -185,7 +191,7 @@ mod tests {
             captures_completed: 12,
             captures_failed: 1,
             ledger: Some((&capture.ledger).into()),
-            unwind: None,
+            unwind: Some((&sample_capture::languages().facts.unwind).into()),
         }
     }
 

@@ -13,6 +13,7 @@ layer) are passed over.
 Examples:
   profiler top web1.capture -e cpu
   profiler top web1.capture -e offcpu -n 50
+  profiler top web1.capture -e cpu --lines        functions by source line
   profiler top web1.capture -e io --output json";
 
 #[derive(clap::Args)]

@@ -1,14 +1,17 @@
 //! Folded stacks: one line per stack, root first, `;` between frames, then a weight.
 //!
-//! The first frame is the command name of the thread; kernel frames end in `_[k]`. Weights are samples for
-//! cpu and microseconds for offcpu and io.
+//! The first frame is the command name of the thread. Kernel frames end in `_[k]`, functions that were
+//! inlined in `_[i]`, those of a JIT compiler in `_[j]`, as the stackcollapse scripts mark them; a function of
+//! a script is followed by its file, `handle (app.py)`. Weights are samples for cpu and microseconds for offcpu
+//! and io.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::rc::Rc;
 
 use super::Format;
-use crate::view::{NamedFrame, Namer, Total, View};
+use crate::naming::{Inlining, NamedFrame, Namer};
+use crate::view::{Total, View};
 
 /// `*.folded`.
 pub(crate) static FORMAT: Format = Format {
@@ -29,7 +32,7 @@ pub(crate) struct FoldedStack {
 }
 
 /// The stacks of a view, in no particular order.
-pub(crate) fn fold(view: &View<'_>) -> Vec<FoldedStack> {
+pub(crate) fn fold(view: &View<'_>, inlining: Inlining) -> Vec<FoldedStack> {
     // Ids first and names after: a name is built once per stack instead of once per sample.
     let mut sums = HashMap::new();
     for sample in view.samples() {
@@ -41,7 +44,7 @@ pub(crate) fn fold(view: &View<'_>) -> Vec<FoldedStack> {
             .0
             .add(sample);
     }
-    let mut namer = Namer::new(view.capture);
+    let mut namer = Namer::new(view, inlining);
     sums.into_iter()
         .map(|((_, stack, class), (total, thread))| FoldedStack {
             thread: view.thread_name(thread),
@@ -55,7 +58,7 @@ pub(crate) fn fold(view: &View<'_>) -> Vec<FoldedStack> {
 /// Writes the lines, sorted.
 fn write(view: &View<'_>, out: &mut dyn Write) -> io::Result<()> {
     let mut lines: BTreeMap<String, Total> = BTreeMap::new();
-    for stack in fold(view) {
+    for stack in fold(view, Inlining::Marked) {
         let mut line = stack.thread;
         for frame in &stack.frames {
             line.push(';');

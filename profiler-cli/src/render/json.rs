@@ -1,6 +1,6 @@
 //! `--output json`: numbers without rounding, the ledger always.
 
-use profiler_proto::{Capture, Ledger};
+use profiler_proto::{Capture, Ledger, UnwindFacts};
 use serde_json::{Map, Value, json};
 
 use super::{summary, top};
@@ -28,6 +28,7 @@ fn event_ledger(event: &profiler_proto::EventLedger) -> Value {
         "skipped": reasons(&event.skipped, |reason| reason.as_str()),
         "user_stacks": reasons(&event.user_stacks, |end| end.as_str()),
         "kernel_stacks": reasons(&event.kernel_stacks, |end| end.as_str()),
+        "user_methods": reasons(&event.user_methods, |method| method.as_str()),
         "user_frames": event.user_frames,
         "unnamed_user_frames": event.unnamed_user_frames,
         "exact_weight": event.exact_weight,
@@ -84,6 +85,7 @@ pub(crate) fn capture(capture: &Capture, all: bool, functions: usize) -> Map<Str
     set("devices", devices(capture));
     set("ledger", ledger(&capture.ledger));
     set("own_cost", own_cost(capture));
+    set("unwinding", unwinding(&facts.unwind));
     if let Some(command) = &facts.command {
         set(
             "command",
@@ -143,5 +145,27 @@ fn own_cost(capture: &Capture) -> Value {
         "bpf_map_bytes": cost.bpf_map_bytes,
         "bpf_run_ns": cost.bpf_run_ns,
         "bpf_runs": cost.bpf_runs,
+    })
+}
+
+/// What unwinding by tables took.
+pub(crate) fn unwinding(facts: &UnwindFacts) -> Value {
+    let UnwindFacts {
+        tables_built,
+        tables_refused,
+        table_bytes,
+        build_cpu_ns,
+        processes_without_table,
+        copies_taken,
+        copies_lost,
+    } = facts;
+    json!({
+        "tables_built": tables_built,
+        "tables_refused": tables_refused,
+        "table_bytes": table_bytes,
+        "build_cpu_ns": build_cpu_ns,
+        "processes_without_table": processes_without_table,
+        "copies_taken": copies_taken,
+        "copies_lost": copies_lost,
     })
 }

@@ -4,10 +4,10 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use profiler_proto::{Capture, Event, EventLedger, Ledger, SkipReason, StackEnd};
+use profiler_proto::{Capture, Event, EventLedger, Ledger, SkipReason, UnwindFacts};
 
-use super::summary;
-use crate::text::{clean, count, duration, percent, share};
+use super::{summary, wholeness};
+use crate::text::{bytes, clean, count, duration, percent, plural, share};
 use crate::verdict;
 
 /// Whether the reader of a result must see the ledger: something was lost or was not to be had, or more was
@@ -25,7 +25,61 @@ fn lacks_something(event: &EventLedger) -> bool {
 pub(crate) fn write_capture(capture: &Capture, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "ledger")?;
     write_unavailable(capture, out)?;
-    write_events(&capture.ledger, out)
+    write_events(&capture.ledger, out)?;
+    write_unwinding(&capture.facts.unwind, out)
+}
+
+/// Writes what unwinding by tables took; nothing where there were no tables.
+pub(crate) fn write_unwinding(facts: &UnwindFacts, out: &mut dyn Write) -> io::Result<()> {
+    for (i, line) in unwinding(facts).into_iter().enumerate() {
+        let heading = if i == 0 { "unwind" } else { "" };
+        writeln!(out, "  {heading:<8}{line}")?;
+    }
+    Ok(())
+}
+
+fn unwinding(facts: &UnwindFacts) -> Vec<String> {
+    let UnwindFacts {
+        tables_built,
+        tables_refused,
+        table_bytes,
+        build_cpu_ns,
+        processes_without_table,
+        copies_taken,
+        copies_lost,
+    } = facts;
+    let mut lines = Vec::new();
+    if *tables_built > 0 || *table_bytes > 0 {
+        lines.push(format!(
+            "{} built in {} of CPU time, {} of memory",
+            plural(*tables_built, "table"),
+            duration(*build_cpu_ns),
+            bytes(*table_bytes)
+        ));
+    }
+    let refused = tables_refused.iter();
+    lines.extend(refused.map(|(reason, files)| {
+        format!(
+            "{} without a table: {}",
+            plural(*files, "file"),
+            clean(reason)
+        )
+    }));
+    if *processes_without_table > 0 {
+        let processes = match processes_without_table {
+            1 => "1 process".to_owned(),
+            many => format!("{} processes", count(*many)),
+        };
+        lines.push(format!("{processes} without any table"));
+    }
+    if *copies_taken > 0 || *copies_lost > 0 {
+        lines.push(format!(
+            "{} copied, {} lost",
+            plural(*copies_taken, "stack"),
+            count(*copies_lost)
+        ));
+    }
+    lines
 }
 
 /// Writes the ledger for a result that shows one event; of the others only what they lack, in a line each.
@@ -103,8 +157,12 @@ fn lines(event: &EventLedger) -> Vec<String> {
         count(event.delivered),
         losses(event)
     ));
-    lines.extend(ends("user", &event.user_stacks));
-    lines.extend(ends("kernel", &event.kernel_stacks));
+    let ends = wholeness::ends;
+    lines.extend(ends(&event.user_stacks).map(|ends| format!("user stacks: {ends}")));
+    lines.extend(
+        wholeness::methods(event).map(|methods| format!("user stacks walked by {methods}")),
+    );
+    lines.extend(ends(&event.kernel_stacks).map(|ends| format!("kernel stacks: {ends}")));
     if event.unnamed_user_frames > 0 {
         lines.push(format!(
             "{} of {} user frames have no name",
@@ -139,21 +197,6 @@ fn losses(event: &EventLedger) -> String {
         .collect()
 }
 
-/// Where walks ended, the most frequent first; nothing where none was taken.
-fn ends(part: &str, ends: &BTreeMap<StackEnd, u64>) -> Option<String> {
-    let mut counts: Vec<_> = ends
-        .iter()
-        .filter(|(end, number)| **end != StackEnd::None && **number > 0)
-        .collect();
-    counts.sort_by_key(|(end, number)| (std::cmp::Reverse(**number), **end));
-    let all: u64 = counts.iter().map(|(_, number)| **number).sum();
-    let parts: Vec<_> = counts
-        .iter()
-        .map(|(end, number)| format!("{} {end}", share(percent(**number, all))))
-        .collect();
-    (all > 0).then(|| format!("{part} stacks: {}", parts.join(", ")))
-}
-
 /// How far the samples are from the exact sum.
 fn exactness(event: &EventLedger) -> Option<String> {
     let (sampled, exact) = (event.sampled_weight, event.exact_weight);
@@ -179,6 +222,19 @@ mod tests {
         let mut out = Vec::new();
         super::write_capture(&capture, &mut out).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+
+    #[test]
+    fn what_unwinding_took() {
+        let mut capture = sample_capture::languages();
+        let text = |capture: &profiler_proto::Capture| {
+            let mut out = Vec::new();
+            super::write_capture(capture, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        insta::assert_snapshot!(text(&capture));
+        capture.facts.unwind = Default::default();
+        assert!(!text(&capture).contains("unwinding"));
     }
 
     #[test]

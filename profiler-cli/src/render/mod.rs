@@ -7,10 +7,13 @@ use crate::view::View;
 pub(crate) mod folded;
 pub(crate) mod json;
 pub(crate) mod ledger;
+#[cfg(test)]
+mod order;
 pub(crate) mod pprof;
 pub(crate) mod summary;
 pub(crate) mod svg;
 pub(crate) mod top;
+pub(crate) mod wholeness;
 
 /// A file format that shows one event. A new one is a file here and a line in [`FORMATS`].
 pub(crate) struct Format {

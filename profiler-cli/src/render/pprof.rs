@@ -1,7 +1,8 @@
 //! pprof's format: a gzipped `perftools.profiles.Profile`.
 //!
 //! Two values per sample, as pprof's own profilers have them: how many, and how many nanoseconds. Frames keep
-//! their module, build-id and offset in the module's file; process, thread and attributes become labels.
+//! their module, build-id and offset in the module's file; inlined functions are lines of one location,
+//! innermost first; process, thread and attributes become labels.
 //! Field numbers: <https://github.com/google/pprof/blob/main/proto/profile.proto>.
 
 mod wire;
@@ -16,9 +17,10 @@ use profiler_proto::{
 };
 use prost::Message;
 
-use super::{Format, summary};
+use super::{Format, summary, wholeness};
+use crate::naming::{address_name, gap, module_name};
 use crate::text;
-use crate::view::{Total, View, address_name, gap, module_name};
+use crate::view::{Total, View};
 
 /// `*.pb.gz`.
 pub(crate) static FORMAT: Format = Format {
@@ -92,6 +94,7 @@ impl<'a> Builder<'a> {
             ))),
             Some(format!("target: {}", summary::subject(facts))),
             Some(summary::losses(view.capture, view.event)),
+            wholeness::sentence(view),
             view.left_out.sentence(),
         ];
         for comment in comments.into_iter().flatten() {
@@ -140,6 +143,7 @@ impl<'a> Builder<'a> {
         }
         let frame = self.capture.dictionary.frame(id);
         let mapping_id = self.mapping(frame);
+        self.note_names(mapping_id, frame);
         let line = self.lines(frame);
         let location = self.push_location(mapping_id, frame.address, line);
         self.locations.insert(id, location);
@@ -152,11 +156,7 @@ impl<'a> Builder<'a> {
         if let Some(known) = self.gaps.get(&(end, kernel)) {
             return Some(*known);
         }
-        let function_id = self.function(name, "");
-        let line = vec![wire::Line {
-            function_id,
-            line: 0,
-        }];
+        let line = vec![self.unnamed_line(name)];
         let location = self.push_location(0, 0, line);
         self.gaps.insert((end, kernel), location);
         Some(location)
@@ -182,11 +182,7 @@ impl<'a> Builder<'a> {
             .collect();
         if named.is_empty() {
             let module = module_name(self.capture, frame.mapping);
-            let function_id = self.function(&address_name(frame, &module), "");
-            return vec![wire::Line {
-                function_id,
-                line: 0,
-            }];
+            return vec![self.unnamed_line(&address_name(frame, &module))];
         }
         named
             .into_iter()
@@ -198,6 +194,14 @@ impl<'a> Builder<'a> {
                 line: i64::from(line.line),
             })
             .collect()
+    }
+
+    /// The line of what has no place in any source.
+    fn unnamed_line(&mut self, name: &str) -> wire::Line {
+        wire::Line {
+            function_id: self.function(name, ""),
+            line: 0,
+        }
     }
 
     fn function(&mut self, name: &str, file: &str) -> u64 {
@@ -218,9 +222,12 @@ impl<'a> Builder<'a> {
         id
     }
 
-    /// 0 where a user address lies in no known mapping; the kernel always has one.
+    /// 0 where a user address lies in no known mapping, and for functions of scripts; the kernel always has
+    /// one.
     fn mapping(&mut self, frame: &Frame) -> u64 {
-        if frame.mapping.is_none() && frame.kind != FrameKind::Kernel {
+        if frame.kind == FrameKind::Interpreted
+            || frame.mapping.is_none() && frame.kind != FrameKind::Kernel
+        {
             return 0;
         }
         let key = (frame.mapping, frame.kind);
@@ -239,16 +246,26 @@ impl<'a> Builder<'a> {
             id,
             filename: self.string(&text::clean(path)),
             build_id: self.string(&build_id),
-            // Every location carries a name, if only module+offset. pprof must not look for better
-            // ones itself: it would take our file offsets for addresses.
+            // Every location carries a name, if only module+offset. This alone keeps pprof from looking for
+            // better ones itself, where it would take our file offsets for addresses.
             has_functions: true,
-            has_filenames: true,
-            has_line_numbers: true,
-            has_inline_frames: true,
+            has_filenames: false,
+            has_line_numbers: false,
+            has_inline_frames: false,
         };
         self.profile.mapping.push(mapping);
         self.mappings.insert(key, id);
         id
+    }
+
+    /// Says of a mapping what is known of one of its frames.
+    fn note_names(&mut self, mapping_id: u64, frame: &Frame) {
+        let at = mapping_id.checked_sub(1).map(|at| at as usize);
+        if let Some(mapping) = at.and_then(|at| self.profile.mapping.get_mut(at)) {
+            mapping.has_filenames |= frame.lines.iter().any(|line| !line.file.is_none());
+            mapping.has_line_numbers |= frame.lines.iter().any(|line| line.line != 0);
+            mapping.has_inline_frames |= frame.lines.len() > 1;
+        }
     }
 
     fn labels(&mut self, thread: ThreadId, attributes: AttributesId) -> Vec<wire::Label> {
@@ -332,14 +349,19 @@ fn signed(number: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::io::Read;
 
     use super::*;
+    use crate::render::order;
     use crate::sample_capture;
 
     fn decoded(event: Event) -> wire::Profile {
-        let capture = sample_capture::capture();
-        let view = View::new(&capture, event, false).unwrap();
+        decode(&sample_capture::capture(), event)
+    }
+
+    fn decode(capture: &Capture, event: Event) -> wire::Profile {
+        let view = View::new(capture, event, false).unwrap();
         let mut gz = Vec::new();
         write(&view, &mut gz).unwrap();
         let mut bytes = Vec::new();
@@ -390,6 +412,81 @@ mod tests {
         insta::assert_snapshot!(readable(&decoded(Event::Cpu)));
         insta::assert_snapshot!(readable(&decoded(Event::OffCpu)));
         insta::assert_snapshot!(readable(&decoded(Event::Io)));
+    }
+
+    /// Samples by their functions, root first.
+    fn stacks(profile: &wire::Profile) -> BTreeMap<Vec<String>, u64> {
+        let string = |id: i64| profile.string_table[id as usize].clone();
+        let function = |line: &wire::Line| {
+            let function = &profile.function[line.function_id as usize - 1];
+            string(function.name)
+        };
+        let mut stacks = BTreeMap::new();
+        for sample in &profile.sample {
+            let locations = sample.location_id.iter().rev();
+            let locations = locations.map(|id| &profile.location[*id as usize - 1]);
+            let frames = locations.flat_map(|location| location.line.iter().rev().map(function));
+            *stacks.entry(frames.collect()).or_default() += sample.value[0] as u64;
+        }
+        stacks
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn frames_stay_as_they_are(stacks_taken in order::stacks()) {
+            let capture = order::capture(&stacks_taken);
+            let expected = order::expected(&stacks_taken, |_, frames| {
+                frames.iter().map(|frame| frame.function.to_owned()).collect()
+            });
+            proptest::prop_assert_eq!(stacks(&decode(&capture, Event::Cpu)), expected);
+        }
+    }
+
+    #[test]
+    fn inlined_functions_are_lines_of_one_location() {
+        let profile = decode(&sample_capture::languages(), Event::Cpu);
+        let string = |id: i64| profile.string_table[id as usize].as_str();
+        let function =
+            |line: &wire::Line| string(profile.function[line.function_id as usize - 1].name);
+        let inlined = profile
+            .location
+            .iter()
+            .find(|location| location.line.len() == 3);
+        let functions: Vec<_> = inlined.unwrap().line.iter().map(function).collect();
+        assert_eq!(
+            functions,
+            ["core::hash::mix", "core::hash::write", "app::parse"]
+        );
+    }
+
+    #[test]
+    fn a_mapping_says_what_is_known_of_it() {
+        let profile = decode(&sample_capture::languages(), Event::Cpu);
+        let known = |file: &str| {
+            let mapping = profile
+                .mapping
+                .iter()
+                .find(|mapping| profile.string_table[mapping.filename as usize] == file);
+            let mapping = mapping.unwrap();
+            (
+                mapping.has_functions,
+                mapping.has_filenames,
+                mapping.has_line_numbers,
+                mapping.has_inline_frames,
+            )
+        };
+        assert_eq!(known("/usr/bin/app"), (true, true, true, true));
+        assert_eq!(known("[vdso]"), (true, true, true, false));
+        let libc = known("/usr/lib/x86_64-linux-gnu/libc.so.6");
+        assert_eq!(libc, (true, false, false, false));
+        // A script is no mapping: it is the file of its functions.
+        let files: Vec<_> = profile
+            .function
+            .iter()
+            .map(|function| profile.string_table[function.filename as usize].as_str())
+            .collect();
+        assert!(files.contains(&"/srv/app.py"));
+        assert_eq!(profile.mapping.len(), 5);
     }
 
     #[test]

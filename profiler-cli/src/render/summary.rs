@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use profiler_proto::{Capture, DeviceStatistics, EndReason, Event, Facts, Histogram};
 
-use super::{ledger, top};
+use super::{ledger, top, wholeness};
 use crate::text::{
     bytes, clean, count, duration, elide, percent, plural, share, shorten, utc, utc_time,
 };
@@ -135,8 +135,18 @@ pub(crate) fn losses(capture: &Capture, event: Event) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
+/// How good the stacks of an event are: how they were walked, and what of them is missing where that matters.
+pub(crate) fn stack_sentences(view: &View<'_>) -> impl Iterator<Item = String> {
+    let sentences = [
+        wholeness::line(view),
+        wholeness::sentence(view),
+        unnamed(view.capture, view.event),
+    ];
+    sentences.into_iter().flatten()
+}
+
 /// That many user frames are addresses, where they are so many that it matters.
-pub(crate) fn unnamed(capture: &Capture, event: Event) -> Option<String> {
+fn unnamed(capture: &Capture, event: Event) -> Option<String> {
     let ledger = capture.ledger.event(event)?;
     let unnamed = percent(ledger.unnamed_user_frames, ledger.user_frames);
     (unnamed > UNNAMED_PERCENT).then(|| format!("{} of user frames have no name", share(unnamed)))
@@ -187,7 +197,7 @@ fn write_event(view: &View<'_>, out: &mut dyn Write) -> io::Result<()> {
     if view.event == Event::Io {
         write_devices(view.capture, out)?;
     }
-    if let Some(sentence) = unnamed(view.capture, view.event) {
+    for sentence in stack_sentences(view) {
         writeln!(out, "        {sentence}")?;
     }
     if let Some(sentence) = view.left_out.sentence() {

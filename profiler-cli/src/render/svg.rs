@@ -1,7 +1,8 @@
 //! Flame graphs, drawn by inferno.
 //!
-//! Colour tells user from kernel frames, and in an off-CPU graph blocked from runnable time; a legend above
-//! the graph says which is which. The same capture always gives the same bytes.
+//! Colour tells user, kernel, JIT and script frames apart, and in an off-CPU graph blocked from runnable time;
+//! a legend above the graph says which is which. Inlined functions are paler than their callers and named as
+//! such. The same capture always gives the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -9,8 +10,9 @@ use std::io::{self, Write};
 use inferno::flamegraph::{self, Options, TextTruncateDirection, color};
 use profiler_proto::Event;
 
-use super::folded::{FoldedStack, fold};
-use super::{Format, summary};
+use super::folded::fold;
+use super::{Format, summary, wholeness};
+use crate::naming::{Inlining, NamedFrame, Role};
 use crate::text;
 use crate::view::{Total, View};
 
@@ -31,9 +33,22 @@ pub(crate) static FORMAT: Format = Format {
 };
 
 /// A range of colours; names are spread over it so that neighbours can be told apart.
+#[derive(Clone, Copy)]
 struct Tint {
     from: color::Color,
     to: color::Color,
+}
+
+impl Tint {
+    /// Halfway to white.
+    fn lighter(self) -> Self {
+        let half = |part: u8| part + (255 - part) / 2;
+        let lighter = |c: color::Color| rgb(half(c.r), half(c.g), half(c.b));
+        Self {
+            from: lighter(self.from),
+            to: lighter(self.to),
+        }
+    }
 }
 
 const fn rgb(r: u8, g: u8, b: u8) -> color::Color {
@@ -69,91 +84,121 @@ const TEAL: Tint = Tint {
     from: rgb(84, 176, 170),
     to: rgb(124, 204, 190),
 };
+const VIOLET: Tint = Tint {
+    from: rgb(170, 142, 214),
+    to: rgb(204, 182, 234),
+};
+const OLIVE: Tint = Tint {
+    from: rgb(168, 190, 96),
+    to: rgb(200, 216, 136),
+};
+const PINK: Tint = Tint {
+    from: rgb(220, 132, 182),
+    to: rgb(238, 172, 206),
+};
 
-/// What a frame is drawn as. inferno colours by name and hides an annotation `_[k]`, `_[i]`, `_[j]` or
-/// `_[w]` at the end of one, so the annotation carries the role.
-#[derive(Clone, Copy)]
-enum Role {
+/// What a box is drawn as.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Paint {
+    /// The command name of a thread.
     Thread,
-    User,
-    Kernel,
-    RunnableUser,
-    RunnableKernel,
+    /// A frame, in a wait for a CPU or not.
+    Frame { role: Role, runnable: bool },
 }
 
-impl Role {
-    const ALL: [Self; 5] = [
-        Self::Thread,
-        Self::Kernel,
-        Self::RunnableUser,
-        Self::RunnableKernel,
-        // Last, because every name ends in its annotation, which is empty.
-        Self::User,
-    ];
-
+impl Paint {
+    /// inferno colours by name, and hides one of these at the end of a name: with it, names that are the
+    /// same can have different colours.
     fn annotation(self) -> &'static str {
         match self {
             Self::Thread => "_[i]",
-            Self::User => "",
-            Self::Kernel => "_[k]",
-            Self::RunnableUser => "_[w]",
-            Self::RunnableKernel => "_[j]",
+            Self::Frame { role, runnable } => match (role.is_kernel(), runnable) {
+                (false, false) => "",
+                (true, false) => "_[k]",
+                (false, true) => "_[w]",
+                (true, true) => "_[j]",
+            },
         }
     }
 
-    fn of_frame(kernel: bool, runnable: bool) -> Self {
-        match (kernel, runnable) {
-            (false, false) => Self::User,
-            (true, false) => Self::Kernel,
-            (false, true) => Self::RunnableUser,
-            (true, true) => Self::RunnableKernel,
-        }
-    }
-
-    fn of_name(name: &str) -> Self {
-        Self::ALL
-            .into_iter()
-            .find(|role| name.ends_with(role.annotation()))
-            .unwrap_or(Self::User)
-    }
-
-    fn tint(self, event: Event) -> &'static Tint {
-        match (self, event) {
-            (Self::Thread, _) => &GREY,
-            (Self::User, Event::Cpu) | (Self::RunnableUser, _) => &AMBER,
-            (Self::Kernel, Event::Cpu) | (Self::RunnableKernel, _) => &RED,
-            (Self::User, Event::OffCpu) => &BLUE,
-            (Self::Kernel, Event::OffCpu) => &DEEP_BLUE,
-            (Self::User, Event::Io) => &GREEN,
-            (Self::Kernel, Event::Io) => &TEAL,
+    fn tint(self, event: Event) -> Tint {
+        let Self::Frame { role, runnable } = self else {
+            return GREY;
+        };
+        match (role, event, runnable) {
+            (Role::Gap { .. }, _, _) => GREY,
+            (Role::User, Event::Cpu, _) | (Role::User, _, true) => AMBER,
+            (Role::Kernel, Event::Cpu, _) | (Role::Kernel, _, true) => RED,
+            (Role::User, Event::OffCpu, _) => BLUE,
+            (Role::Kernel, Event::OffCpu, _) => DEEP_BLUE,
+            (Role::User, Event::Io, _) => GREEN,
+            (Role::Kernel, Event::Io, _) => TEAL,
+            (Role::Interpreted, _, false) => VIOLET,
+            (Role::Jit, _, false) => OLIVE,
+            (Role::Interpreted | Role::Jit, _, true) => PINK,
+            (Role::Inlined, _, _) => Self::Frame {
+                role: Role::User,
+                runnable,
+            }
+            .tint(event)
+            .lighter(),
         }
     }
 }
 
-/// What the legend says, with the roles whose colours stand before it.
-fn legend(event: Event) -> &'static [(&'static [Role], &'static str)] {
-    match event {
-        Event::Cpu | Event::Io => &[(&[Role::User], "user"), (&[Role::Kernel], "kernel")],
-        Event::OffCpu => &[
-            (&[Role::User, Role::Kernel], "blocked"),
-            (&[Role::RunnableUser, Role::RunnableKernel], "runnable"),
-        ],
+/// What the legend says, with the paints whose colours stand before it: user and kernel always, the others
+/// where the picture has them.
+fn legend(event: Event, drawn: &BTreeSet<Paint>) -> Vec<(Vec<Paint>, &'static str)> {
+    const ROLES: [(Role, &str); 5] = [
+        (Role::User, "user"),
+        (Role::Inlined, "inlined"),
+        (Role::Jit, "JIT"),
+        (Role::Interpreted, "script"),
+        (Role::Kernel, "kernel"),
+    ];
+    let is_common = |role: Role| matches!(role, Role::User | Role::Kernel);
+    let has = |role: Role| {
+        drawn
+            .iter()
+            .any(|paint| matches!(paint, Paint::Frame { role: one, .. } if *one == role))
+    };
+    let roles = ROLES
+        .iter()
+        .filter(|(role, _)| is_common(*role) || has(*role));
+    let paint = |role, runnable| Paint::Frame { role, runnable };
+    if event != Event::OffCpu {
+        return roles
+            .map(|(role, name)| (vec![paint(*role, false)], *name))
+            .collect();
     }
+    let roles: Vec<Role> = roles.map(|(role, _)| *role).collect();
+    let all = |runnable| roles.iter().map(|role| paint(*role, runnable)).collect();
+    vec![(all(false), "blocked"), (all(true), "runnable")]
+}
+
+/// A picture before inferno draws it.
+struct Drawing {
+    /// Folded lines, in the reverse of the order in which they are drawn, as inferno's flame chart wants
+    /// them.
+    lines: Vec<String>,
+    /// What each name in the lines is.
+    paints: BTreeMap<String, Paint>,
 }
 
 fn write(view: &View<'_>, out: &mut dyn Write) -> io::Result<()> {
-    let lines = lines(view);
+    let Drawing { lines, paints } = draw(view);
     if lines.is_empty() {
         return write_empty(view, out);
     }
-    let mut palette = palette(view.event, &lines);
+    let mut palette = palette(view.event, &paints);
     let mut options = options(view);
     options.palette_map = Some(&mut palette);
     let mut svg = Vec::new();
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)?;
     let (head, frames) = split_at_frames(&svg);
+    let drawn = paints.into_values().collect();
     out.write_all(head)?;
-    out.write_all(legend_svg(view.event, options.font_size).as_bytes())?;
+    out.write_all(legend_svg(view.event, &drawn, options.font_size).as_bytes())?;
     out.write_all(frames)
 }
 
@@ -176,60 +221,68 @@ fn options<'a>(view: &View<'_>) -> Options<'a> {
     options
 }
 
-/// Folded lines with roles, in the reverse of the order in which they are drawn, as inferno's flame chart
-/// wants them: by thread name, blocked before runnable, then by name.
-fn lines(view: &View<'_>) -> Vec<String> {
+/// Stacks by thread name, blocked before runnable, then by name.
+fn draw(view: &View<'_>) -> Drawing {
     let mut sums: BTreeMap<(String, bool, Vec<String>), Total> = BTreeMap::new();
-    for stack in fold(view) {
+    let mut paints = BTreeMap::new();
+    let mut note = |name: &str, paint: Paint| {
+        // Of two of one name, in every picture the same.
+        let known = paints.entry(name.to_owned()).or_insert(paint);
+        *known = paint.min(*known);
+    };
+    for stack in fold(view, Inlining::Marked) {
         let runnable = view.event == Event::OffCpu && stack.class == "runnable";
-        let frames = drawn_frames(&stack, runnable);
+        note(&drawn_thread(&stack.thread), Paint::Thread);
+        let mut frames = Vec::with_capacity(stack.frames.len());
+        for frame in &stack.frames {
+            let role = frame.role;
+            let paint = Paint::Frame { role, runnable };
+            let name = drawn_name(frame) + paint.annotation();
+            note(&name, paint);
+            frames.push(name);
+        }
         sums.entry((stack.thread, runnable, frames))
             .or_default()
             .add_total(stack.total);
     }
-    sums.into_iter()
-        .rev()
-        .filter_map(|((thread, _, frames), total)| {
-            let value = total.folded(view.event);
-            let thread = thread + Role::Thread.annotation();
-            let stack = std::iter::once(thread).chain(frames).collect::<Vec<_>>();
-            (value > 0).then(|| format!("{} {value}", stack.join(";")))
-        })
-        .collect()
-}
-
-fn drawn_frames(stack: &FoldedStack, runnable: bool) -> Vec<String> {
-    stack
-        .frames
-        .iter()
-        .map(|frame| {
-            let role = Role::of_frame(frame.kernel, runnable);
-            format!("{}{}", frame.name, role.annotation())
-        })
-        .collect()
-}
-
-fn palette(event: Event, lines: &[String]) -> color::PaletteMap {
-    let names: BTreeSet<&str> = lines
-        .iter()
-        .filter_map(|line| line.rsplit_once(' '))
-        .flat_map(|(stack, _)| stack.split(';'))
-        .collect();
-    let mut palette = color::PaletteMap::default();
-    // inferno calls its root frame by the empty name.
-    for name in names.into_iter().chain([""]) {
-        let tint = if name.is_empty() || name.starts_with('[') && !name.contains("]+0x") {
-            &GREY
-        } else {
-            Role::of_name(name).tint(event)
-        };
-        palette.insert(name, shade(tint, name));
+    let lines = sums.into_iter().rev();
+    let lines = lines.filter_map(|((thread, _, frames), total)| {
+        let value = total.folded(view.event);
+        let stack = std::iter::once(drawn_thread(&thread))
+            .chain(frames)
+            .collect::<Vec<_>>();
+        (value > 0).then(|| format!("{} {value}", stack.join(";")))
+    });
+    Drawing {
+        lines: lines.collect(),
+        paints,
     }
+}
+
+fn drawn_thread(name: &str) -> String {
+    format!("{name}{}", Paint::Thread.annotation())
+}
+
+/// Inlined functions are named so: a lighter colour alone does not say what it means.
+fn drawn_name(frame: &NamedFrame) -> String {
+    match frame.role {
+        Role::Inlined => format!("{} (inlined)", frame.shown),
+        _ => frame.shown.clone(),
+    }
+}
+
+fn palette(event: Event, paints: &BTreeMap<String, Paint>) -> color::PaletteMap {
+    let mut palette = color::PaletteMap::default();
+    for (name, paint) in paints {
+        palette.insert(name, shade(paint.tint(event), name));
+    }
+    // inferno calls its root frame by the empty name.
+    palette.insert("", shade(GREY, ""));
     palette
 }
 
 /// The colour of a name: the same one in every graph.
-fn shade(tint: &Tint, name: &str) -> color::Color {
+fn shade(tint: Tint, name: &str) -> color::Color {
     // FNV-1a: https://datatracker.ietf.org/doc/html/draft-eastlake-fnv
     let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
@@ -274,6 +327,7 @@ fn subtitle(view: &View<'_>) -> String {
         Event::Io => waited("request"),
     };
     let mut parts = vec![amount, summary::losses(view.capture, view.event)];
+    parts.extend(wholeness::short(view));
     if view.left_out.threads > 0 {
         parts.push(format!(
             "{} that did not run left out ({})",
@@ -296,7 +350,7 @@ fn split_at_frames(svg: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Coloured squares with their meaning, to the left of the title.
-fn legend_svg(event: Event, font_size: usize) -> String {
+fn legend_svg(event: Event, drawn: &BTreeSet<Paint>, font_size: usize) -> String {
     const SQUARE: usize = 11;
     // Right of "Reset Zoom", which appears in the corner.
     let mut x = 100;
@@ -304,9 +358,9 @@ fn legend_svg(event: Event, font_size: usize) -> String {
     let top = baseline + 1 - SQUARE;
     // inferno draws the search button almost invisible.
     let mut svg = String::from("<style>#search { opacity:0.5 }</style><g id=\"legend\">");
-    for (roles, meaning) in legend(event) {
-        for role in *roles {
-            let color::Color { r, g, b } = shade(role.tint(event), "");
+    for (paints, meaning) in legend(event, drawn) {
+        for paint in paints {
+            let color::Color { r, g, b } = shade(paint.tint(event), "");
             svg += &format!(
                 "<rect x=\"{x}\" y=\"{top}\" width=\"{SQUARE}\" height=\"{SQUARE}\" fill=\"rgb({r},{g},{b})\"/>"
             );

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::folded::fold;
 use super::{json as json_output, ledger, summary};
+use crate::naming::{Inlining, NamedFrame, Role};
 use crate::text;
-use crate::view::{NamedFrame, Total, View};
+use crate::view::{Total, View};
 
 /// Kernel functions at the leaf that are there in every wait or every request and name no cause. Time is
 /// put down to the frame that called them.
@@ -37,7 +38,7 @@ fn is_plumbing(event: Event, frame: &NamedFrame) -> bool {
             "__bpf_",
         ],
     };
-    frame.kernel && prefixes.iter().any(|prefix| frame.name.starts_with(prefix))
+    frame.role.is_kernel() && prefixes.iter().any(|prefix| frame.name.starts_with(prefix))
 }
 
 /// One function.
@@ -60,14 +61,10 @@ pub(crate) struct Table {
 
 /// Ranks the functions of a view.
 pub(crate) fn table(view: &View<'_>) -> Table {
-    let no_stack = Rc::new(NamedFrame {
-        name: "[no stack]".to_owned(),
-        module: String::new(),
-        kernel: false,
-    });
+    let no_stack = Rc::new(NamedFrame::marker("[no stack]", false));
     let mut sums: HashMap<Rc<NamedFrame>, (Total, Total)> = HashMap::new();
     let mut whole = Total::default();
-    for stack in fold(view) {
+    for stack in fold(view, Inlining::Ignored) {
         whole.add_total(stack.total);
         let leaf = leaf(view.event, &stack.frames).unwrap_or(&no_stack);
         sums.entry(leaf.clone())
@@ -99,19 +96,24 @@ fn leaf(event: Event, frames: &[Rc<NamedFrame>]) -> Option<&Rc<NamedFrame>> {
 }
 
 impl Row {
-    /// Name and module as tables print them; no module where the name says it already.
+    /// Name, module and place as tables print them; no module where the name says it already.
     pub(crate) fn label(&self) -> String {
         let NamedFrame {
             name,
+            shown: _,
             module,
-            kernel,
+            place,
+            role,
         } = self.frame.as_ref();
-        let says_it =
-            *kernel && module.starts_with('[') || name.starts_with(&format!("{module}+0x"));
+        let says_it = *role == Role::Interpreted
+            || (role.is_kernel() || *role == Role::Jit) && module.starts_with('[')
+            || name.starts_with(&format!("{module}+0x"));
         if module.is_empty() || says_it {
-            self.frame.folded()
-        } else {
-            format!("{} ({module})", self.frame.folded())
+            return self.frame.folded();
+        }
+        match place {
+            Some(place) => format!("{name} ({module}, {})", text::clean(&place.short())),
+            None => format!("{} ({module})", self.frame.folded()),
         }
     }
 }
@@ -129,7 +131,7 @@ pub(crate) fn write_text(view: &View<'_>, limit: usize, out: &mut dyn Write) -> 
     let table = table(view);
     writeln!(out, "{}", summary::heading(view.capture))?;
     writeln!(out, "{}", summary::event_line(view))?;
-    if let Some(sentence) = summary::unnamed(view.capture, view.event) {
+    for sentence in summary::stack_sentences(view) {
         writeln!(out, "        {sentence}")?;
     }
     writeln!(out)?;
@@ -189,17 +191,23 @@ pub(crate) fn json(view: &View<'_>, limit: usize) -> Value {
 pub(crate) fn functions(event: Event, table: &Table, limit: usize) -> Vec<Value> {
     let whole = table.whole.rank(event);
     let rows = table.rows.iter().take(limit).map(|row| {
-        json!({
+        let mut object = json!({
             "function": row.frame.name,
             "module": row.frame.module,
-            "kernel": row.frame.kernel,
+            "kernel": row.frame.role.is_kernel(),
+            "kind": row.frame.role.name(),
             "self_samples": row.own.count,
             "self_ns": row.own.weight_ns,
             "self_percent": text::percent(row.own.rank(event), whole),
             "total_samples": row.total.count,
             "total_ns": row.total.weight_ns,
             "total_percent": text::percent(row.total.rank(event), whole),
-        })
+        });
+        if let Some(place) = &row.frame.place {
+            object["file"] = json!(place.file);
+            object["line"] = json!(place.line);
+        }
+        object
     });
     rows.collect()
 }

@@ -217,6 +217,59 @@ fn losses_are_told_beside_every_result() {
 }
 
 #[test]
+fn stacks_that_are_not_whole_are_told_beside_every_result() {
+    let place = Place::new();
+    place.write("x.capture", &sample_capture::languages());
+    let says = "7.0 % of user stacks are not whole: 3.0 % no unwind rule";
+    let advice = "`profiler doctor --pid 100` shows why";
+    let (_, out, _) = run(place.profiler(&["top", "x.capture", "-e", "cpu"]));
+    assert!(out.contains(says) && out.contains(advice), "{out}");
+    for args in [
+        &["folded", "x.capture", "-e", "cpu"][..],
+        &["flamegraph", "x.capture", "-e", "cpu"],
+    ] {
+        let (_, _, error) = run(place.profiler(args));
+        assert!(error.contains(says) && error.contains(advice), "{error}");
+        let (_, _, error) = run(place.profiler(&[&args[..3], &["offcpu"]].concat()));
+        assert!(!error.contains("not whole"), "{error}");
+    }
+    let args = ["top", "x.capture", "-e", "cpu", "--output", "json"];
+    let json: serde_json::Value = serde_json::from_str(&run(place.profiler(&args)).1).unwrap();
+    let cpu = &json["ledger"][0];
+    assert_eq!(cpu["user_stacks"]["no unwind rule"], 30);
+    assert_eq!(cpu["user_methods"]["copy of the stack"], 40);
+}
+
+#[test]
+fn lines_are_told_apart_where_they_are_asked_for() {
+    let place = Place::new();
+    place.write("x.capture", &sample_capture::languages());
+    let of = |command: &str, more: &[&str]| {
+        let args = [&[command, "x.capture", "-e", "cpu"], more].concat();
+        run(place.profiler(&args)).1
+    };
+    let folded = of("folded", &[]);
+    assert!(folded.contains(";handle (app.py) 120"), "{folded}");
+    assert!(folded.contains(";core::hash::mix_[i] 130"), "{folded}");
+    let folded = of("folded", &["--lines"]);
+    assert!(folded.contains(";handle (app.py:17) 120"), "{folded}");
+    assert!(
+        folded.contains(";core::hash::mix (app.rs:10)_[i] 130"),
+        "{folded}"
+    );
+    let top = of("top", &["--lines"]);
+    assert!(top.contains("core::hash::mix (app, app.rs:10)"), "{top}");
+    assert!(of("flamegraph", &["--lines", "-o", "-"]).contains(">handle (app.py:17) ("));
+    let top = of("top", &["--lines", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&top).unwrap();
+    let functions = json["functions"].as_array().unwrap();
+    let handle = functions.iter().find(|one| one["line"] == 17).unwrap();
+    assert_eq!(handle["function"], "handle");
+    assert_eq!(handle["file"], "/srv/app.py");
+    assert_eq!(handle["kind"], "interpreted");
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let place = Place::new();
     place.write("x.capture", &sample_capture::capture());

@@ -1,15 +1,20 @@
 //! From a file to its table, source by source.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use profiler_abi::unwind::{Rule, runtime_kind};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    elf::{ElfImage, ReadAt},
+    cfi,
+    elf::{ElfImage, Place, ReadAt},
     rows::{CodeRow, Full, Rows, Rules, UNSUPPORTED},
     table::{BuildError, BuildLimits, Source, Table, TableReport, Unsupported},
 };
+
+/// Most bytes of a compressed `.debug_frame` once decompressed: that of the
+/// largest browsers.
+const MAX_DECOMPRESSED: u64 = 32 << 20;
 
 /// What all sources of rows work with.
 pub(super) struct Builder<'a> {
@@ -20,6 +25,8 @@ pub(super) struct Builder<'a> {
     deadline: Duration,
     rules: Rules,
     rows: Rows,
+    /// Where CPython's evaluation function is.
+    python: Vec<Range<u64>>,
 }
 
 impl<'a> Builder<'a> {
@@ -36,10 +43,14 @@ impl<'a> Builder<'a> {
             deadline: cpu_time().saturating_add(limits.time),
             rules: Rules::new(),
             rows: Rows::new(addresses, limits.bytes).map_err(|Full| too_large(limits))?,
+            python: Vec::new(),
         })
     }
 
     pub(super) fn build(mut self) -> Result<Table, BuildError> {
+        self.find_interpreters();
+        self.read_eh_frame()?;
+        self.read_debug_frame()?;
         if self.report.functions == 0 {
             return Err(BuildError::NoRules);
         }
@@ -53,6 +64,118 @@ impl<'a> Builder<'a> {
             rules: self.rules.into_vec(),
             report: self.report,
         })
+    }
+}
+
+impl Builder<'_> {
+    /// Where CPython evaluates: compilers add `.cold`, `.constprop.0` and the
+    /// like to the name of what they split off or clone.
+    fn find_interpreters(&mut self) {
+        const NAME: &str = "_PyEval_EvalFrameDefault";
+        let symbols = self.image.symbols_with_prefix(self.file, NAME);
+        let ranges = symbols.iter().filter_map(|symbol| {
+            let suffix = symbol.name.strip_prefix(NAME)?;
+            let is_part = suffix.is_empty() || suffix.starts_with('.');
+            is_part.then(|| symbol.address..symbol.address.saturating_add(symbol.size.max(1)))
+        });
+        self.python = ranges.collect();
+    }
+
+    fn read_eh_frame(&mut self) -> Result<(), BuildError> {
+        let Some(section) = self.image.eh_frame(self.file) else {
+            return Ok(());
+        };
+        let file = self.file;
+        cfi::Reader::new(self, cfi::Format::EhFrame, section).read(file)
+    }
+
+    /// `.debug_frame`, for functions that `.eh_frame` lacks.
+    fn read_debug_frame(&mut self) -> Result<(), BuildError> {
+        let Some(section) = self.image.section(".debug_frame").cloned() else {
+            return Ok(());
+        };
+        let format = cfi::Format::DebugFrame;
+        if !section.is_compressed() {
+            let file = self.file;
+            return cfi::Reader::new(self, format, (&section).into()).read(file);
+        }
+        let contents = self.image.contents(self.file, &section, MAX_DECOMPRESSED);
+        let Ok(contents) = contents else {
+            self.report.malformed += 1;
+            return Ok(());
+        };
+        let place = Place {
+            offset: 0,
+            address: 0,
+            size: contents.len() as u64,
+        };
+        cfi::Reader::new(self, format, place).read(&contents)
+    }
+
+    /// The part of a function that is code of the file: from its start to the
+    /// end of its segment at most.
+    pub(super) fn code_range(&self, start: u64, size: u64) -> Option<Range<u64>> {
+        let segment = self.image.code().find(|segment| segment.contains(start))?;
+        let end = start.saturating_add(size).min(segment.end());
+        (start < end).then_some(start..end)
+    }
+
+    /// A row with a rule.
+    pub(super) fn row(&mut self, address: u64, rule: Rule) -> CodeRow {
+        match self.rules.index(rule) {
+            Some(rule) => CodeRow { address, rule },
+            None => self.unsupported(address, Unsupported::Rules),
+        }
+    }
+
+    /// A row that cannot be followed.
+    pub(super) fn unsupported(&mut self, address: u64, reason: Unsupported) -> CodeRow {
+        self.report.unsupported[reason as usize] += 1;
+        CodeRow {
+            address,
+            rule: UNSUPPORTED,
+        }
+    }
+
+    /// Adds the rows of a function, in ascending order, the first one at its start.
+    pub(super) fn add(
+        &mut self,
+        source: Source,
+        function: Range<u64>,
+        rows: &mut [CodeRow],
+    ) -> Result<(), BuildError> {
+        if self.report.source == Source::None {
+            self.report.source = source;
+        }
+        self.report.functions += 1;
+        if self
+            .python
+            .iter()
+            .any(|python| python.contains(&function.start))
+        {
+            self.mark_interpreter(rows);
+        }
+        self.rows
+            .add(function, rows)
+            .map_err(|Full| too_large(&self.limits))
+    }
+
+    fn mark_interpreter(&mut self, rows: &mut [CodeRow]) {
+        for row in rows {
+            let mut rule = self.rules.get(row.rule);
+            rule.runtime = runtime_kind::PYTHON;
+            if let Some(index) = self.rules.index(rule) {
+                row.rule = index;
+            }
+        }
+    }
+
+    /// Fails where the thread has had its time.
+    pub(super) fn check_time(&self) -> Result<(), BuildError> {
+        match cpu_time() > self.deadline {
+            true => Err(BuildError::TooSlow(self.limits.time)),
+            false => Ok(()),
+        }
     }
 }
 

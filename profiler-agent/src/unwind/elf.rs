@@ -185,6 +185,12 @@ impl Section {
         self.flags & SHF_ALLOC != 0
     }
 
+    /// `SHF_COMPRESSED`: it begins with an `Elf64_Chdr`.
+    pub fn is_compressed(&self) -> bool {
+        const SHF_COMPRESSED: u64 = 1 << 11;
+        self.flags & SHF_COMPRESSED != 0
+    }
+
     /// `SHF_EXECINSTR`: it is code.
     pub fn is_code(&self) -> bool {
         const SHF_EXECINSTR: u64 = 4;

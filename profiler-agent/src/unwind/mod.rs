@@ -6,6 +6,7 @@
 //! (`cfi`), procedure linkage tables (`plt`) and Go's own tables (`go_rows`).
 
 mod build;
+mod cfi;
 pub mod copied;
 pub mod elf;
 mod rows;

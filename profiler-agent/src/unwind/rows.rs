@@ -67,6 +67,12 @@ impl Rules {
         Some(index)
     }
 
+    /// The rule with an index.
+    pub(super) fn get(&self, index: u16) -> Rule {
+        let rule = self.rules.get(usize::from(index));
+        rule.copied().unwrap_or_default()
+    }
+
     pub(super) fn into_vec(self) -> Vec<Rule> {
         self.rules
     }

@@ -136,13 +136,6 @@ pub struct TableReport {
     pub crowded_pages: u64,
 }
 
-impl TableReport {
-    /// Counts a row that cannot be followed.
-    pub(super) fn count(&mut self, reason: Unsupported) {
-        self.unsupported[reason as usize] += 1;
-    }
-}
-
 /// An unwind table.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -184,11 +177,41 @@ impl Table {
         }
     }
 
+    /// All rows in order: from its address on a rule holds, or none does, up to
+    /// the next row.
+    pub fn rows(&self) -> impl Iterator<Item = (u64, Option<Rule>)> {
+        let addresses = (self.base..).step_by(1 << PAGE_BITS);
+        self.pages
+            .iter()
+            .zip(addresses)
+            .flat_map(move |(page, address)| {
+                let rows = page.as_deref().and_then(page_rows);
+                let rows = rows.unwrap_or(&[NO_ROW]);
+                rows.iter().map(move |row| {
+                    let rule = self.rules.get(usize::from(row.rule)).copied();
+                    (address + u64::from(row.pc), rule)
+                })
+            })
+    }
+
     /// Whether the kernel programs can follow the frame of an address.
     pub fn can_unwind(&self, address: u64) -> bool {
         self.rule(address)
             .is_some_and(|rule| rule.cfa != cfa::UNSUPPORTED)
     }
+}
+
+/// The only row of a page without rules.
+const NO_ROW: Row = Row {
+    pc: 0,
+    rule: NO_RULE,
+};
+
+/// The rows of a page.
+fn page_rows(bytes: &[u8]) -> Option<&[Row]> {
+    let (head, rows) = PageHead::read_from_prefix(bytes).ok()?;
+    let count = usize::from(head.granules[GRANULES]) + 1;
+    <[Row]>::ref_from_bytes(rows.get(..count * size_of::<Row>())?).ok()
 }
 
 /// Builds the table of a file.

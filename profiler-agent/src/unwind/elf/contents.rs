@@ -30,7 +30,6 @@ impl ElfImage {
         section: &Section,
         limit: u64,
     ) -> Result<Vec<u8>, ContentsError> {
-        const SHF_COMPRESSED: u64 = 1 << 11;
         if section.size > limit {
             return Err(ContentsError::TooLarge(section.name.clone(), limit));
         }
@@ -38,9 +37,9 @@ impl ElfImage {
         let mut bytes = vec![0; section.size as usize];
         file.read_exact_at(&mut bytes, section.offset)
             .map_err(failed)?;
-        match section.flags & SHF_COMPRESSED {
-            0 => Ok(bytes),
-            _ => decompress(&bytes, section, limit),
+        match section.is_compressed() {
+            false => Ok(bytes),
+            true => decompress(&bytes, section, limit),
         }
     }
 }

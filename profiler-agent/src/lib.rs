@@ -21,6 +21,7 @@ pub mod own_cost;
 pub mod processes;
 pub mod reader;
 pub mod resolver;
+pub mod runtimes;
 pub mod sampling;
 pub mod server;
 pub mod session;

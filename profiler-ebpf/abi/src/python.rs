@@ -164,9 +164,9 @@ pub struct CodeRecord {
     pub minor: u32,
     /// Line where it begins.
     pub first_line: u32,
-    /// Bytes the line table has; at most `lines_len` of them are here.
+    /// Bytes the line table has, `u32::MAX` where it could not be read.
     pub lines_size: u32,
-    /// Bytes of `lines`; 0: it could not be read.
+    /// Bytes of `lines`: those of them that are here.
     pub lines_len: u32,
     /// Bytes of `name`.
     pub name_len: u16,

@@ -163,8 +163,14 @@ unsafe fn frame(slot: u32, state: *mut State, record: *mut StackRecord) -> bool 
         }
         let code: u64 = field(block, (*info).frame_code);
         let code_block = (&raw mut (*state).code_block).cast::<u8>();
-        if !copy(code_block, (*info).code_bytes, code) || !is_code(state, code_block) {
-            return note(state, frame_note::UNREADABLE);
+        if code != (*state).code {
+            // Not the same again, as in a recursion.
+            if !copy(code_block, (*info).code_bytes, code) || !is_code(state, code_block) {
+                return note(state, frame_note::UNREADABLE);
+            }
+            (*state).code = code;
+            (*state).checksum = code::checksum(state);
+            (*state).is_sent = 0;
         }
         let mut entry = style == frame_style::ONE_EACH;
         let offset;
@@ -190,13 +196,15 @@ unsafe fn frame(slot: u32, state: *mut State, record: *mut StackRecord) -> bool 
         if (*state).len as usize >= MAX_RUNTIME_FRAMES - 1 {
             return note(state, frame_note::CUT);
         }
-        let checksum = code::checksum(state);
         let place = u64::from(offset)
             | u64::from(entry) << RuntimeFrame::ENTRY.trailing_zeros()
-            | u64::from(checksum) << CHECKSUM_SHIFT;
+            | u64::from((*state).checksum) << CHECKSUM_SHIFT;
         push(state, record, code, place);
         (*state).call_is_open = u32::from(!entry);
-        code::send(slot, state, code, checksum);
+        if (*state).is_sent == 0 {
+            (*state).is_sent = 1;
+            code::send(slot, state);
+        }
         true
     }
 }

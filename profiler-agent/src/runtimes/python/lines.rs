@@ -22,7 +22,6 @@ impl LineTable<'_> {
     pub(super) fn line(&self, offset: i32) -> Option<u32> {
         let line = match u32::try_from(offset) {
             Err(_) => Some(i64::from(self.first_line)),
-            Ok(_) if self.bytes.is_empty() => None,
             Ok(offset) if self.minor >= 11 => self.in_locations(offset),
             Ok(offset) if self.minor == 10 => self.in_ranges(offset),
             Ok(offset) => self.in_steps(offset),

@@ -60,16 +60,17 @@ pub(super) unsafe fn checksum(state: *const State) -> u32 {
 /// # Safety
 /// `state` must come from [`State::of`] with `slot`.
 #[inline(always)]
-pub(super) unsafe fn send(slot: u32, state: *const State, code: u64, checksum: u32) {
-    // SAFETY: the caller's promise.
-    let hash = unsafe { mix((*state).process_start_ns ^ u64::from((*state).tgid), code) };
-    let hash = mix(hash, u64::from(checksum)) | 1;
-    let Some(sent) = CODES_SENT.get_ptr_mut(hash as u32 >> 1 & (SENT_SLOTS - 1)) else {
-        return;
-    };
-    // SAFETY: aligned map memory; the only race is two CPUs sending twice.
+pub(super) unsafe fn send(slot: u32, state: *const State) {
+    // SAFETY: the caller's promise; CODES_SENT is aligned map memory, and the
+    // only race is two CPUs sending twice.
     unsafe {
-        if sent.read_volatile() != hash && send_code(slot, code, checksum) != 0 {
+        let process = (*state).process_start_ns ^ u64::from((*state).tgid);
+        let hash = mix(process, (*state).code);
+        let hash = mix(hash, u64::from((*state).checksum)) | 1;
+        let Some(sent) = CODES_SENT.get_ptr_mut(hash as u32 >> 1 & (SENT_SLOTS - 1)) else {
+            return;
+        };
+        if sent.read_volatile() != hash && send_code(slot) != 0 {
             sent.write_volatile(hash);
         }
     }
@@ -80,12 +81,26 @@ pub(super) unsafe fn send(slot: u32, state: *const State, code: u64, checksum: u
 /// the verifier.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn send_code(slot: u32, code: u64, checksum: u32) -> u32 {
+extern "C" fn send_code(slot: u32) -> u32 {
     let (Some(state), Some(record)) = (State::of(slot), CODE_SCRATCH.get_ptr_mut(slot)) else {
         return 0;
     };
-    // SAFETY: per-CPU memory that only this kind of program uses; the helpers
-    // check what they read, and the lengths are those of the targets.
+    // SAFETY: per-CPU memory that only this kind of program uses.
+    let Some(size) = (unsafe { fill(state, record) }) else {
+        return 0;
+    };
+    if !emit::code(record, size) {
+        add_atomic(Counter::CodeLost, 1);
+        return 0;
+    }
+    1
+}
+
+/// Writes the record. Returns its size, nothing where the name cannot be read.
+#[inline(always)]
+unsafe fn fill(state: *const State, record: *mut CodeRecord) -> Option<usize> {
+    // SAFETY: the caller's promise; the helpers check what they read, and the
+    // masks bound the lengths to those of the targets.
     unsafe {
         let info = &raw const (*state).info;
         let block = (&raw const (*state).code_block).cast::<u8>();
@@ -93,7 +108,7 @@ extern "C" fn send_code(slot: u32, code: u64, checksum: u32) -> u32 {
         let name_len = clamp(name.bytes, CODE_NAME_BYTES as u64);
         let to = (&raw mut (*record).name).cast::<u8>();
         if name.width == 0 || !copy(to, name_len & 0xff, name.data) {
-            return 0;
+            return None;
         }
         (*record).name_width = name.width;
         (*record).name_len = name_len as u16;
@@ -112,18 +127,14 @@ extern "C" fn send_code(slot: u32, code: u64, checksum: u32) -> u32 {
             kind: KIND_CODE,
             size: size as u32,
         };
-        (*record).code = code;
-        (*record).checksum = checksum;
+        (*record).code = (*state).code;
+        (*record).checksum = (*state).checksum;
         (*record).tgid = (*state).tgid;
         (*record).process_start_ns = (*state).process_start_ns;
         (*record).minor = (*info).minor;
         (*record).first_line = field(block, (*info).code_first_line);
-        if !emit::code(record, size) {
-            add_atomic(Counter::CodeLost, 1);
-            return 0;
-        }
+        Some(size)
     }
-    1
 }
 
 /// Where the characters of a string are.
@@ -169,7 +180,7 @@ unsafe fn lines(state: *const State, record: *mut CodeRecord, object: u64) -> u3
     unsafe {
         let info = &raw const (*state).info;
         let size_at = object.wrapping_add(u64::from((*info).bytes_size));
-        let size = bpf_probe_read_user(size_at as *const u64).unwrap_or(0);
+        let size = bpf_probe_read_user(size_at as *const u64).unwrap_or(u64::MAX);
         let mut len = clamp(size, CODE_LINES_BYTES as u64);
         let data = object.wrapping_add(u64::from((*info).bytes_data));
         let to = (&raw mut (*record).lines).cast::<u8>();

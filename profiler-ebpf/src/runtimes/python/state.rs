@@ -19,6 +19,12 @@ pub(super) struct State {
     pub(super) interpreter: u64,
     pub(super) thread: u64,
     pub(super) frame: u64,
+    /// The code object in `code_block`, 0: none.
+    pub(super) code: u64,
+    /// Of it.
+    pub(super) checksum: u32,
+    /// It was sent, in this walk or before.
+    pub(super) is_sent: u32,
     pub(super) interpreters_left: u32,
     pub(super) threads_left: u32,
     pub(super) tgid: u32,
@@ -62,6 +68,7 @@ impl State {
             }
             (*state).thread = 0;
             (*state).frame = 0;
+            (*state).code = 0;
             (*state).native = native;
             (*state).len = 0;
             (*state).found = 0;

@@ -157,6 +157,47 @@ mod tests {
     }
 
     #[test]
+    fn an_interpreted_frame_is_its_place_in_the_script() {
+        let hash = |function: &str, file: &str, line: u32| {
+            let mut dictionary = Dictionary::new();
+            let line = Line {
+                function: dictionary.intern_string(function),
+                file: dictionary.intern_string(file),
+                line,
+            };
+            let id = dictionary.intern_frame(Frame {
+                kind: FrameKind::Interpreted,
+                lines: vec![line],
+                ..Frame::default()
+            });
+            dictionary.frame_hash(id)
+        };
+        let all = [
+            hash("f", "a.py", 1),
+            hash("f", "a.py", 2),
+            hash("f", "b.py", 1),
+            hash("g", "a.py", 1),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(!all[at + 1..].contains(one), "{at}");
+        }
+    }
+
+    #[test]
+    fn how_it_was_walked_does_not_make_it_another_stack() {
+        let hash = |user_method| {
+            let mut dictionary = Dictionary::new();
+            let id = dictionary.intern_stack(Stack {
+                user_end: StackEnd::Whole,
+                user_method,
+                ..Stack::default()
+            });
+            dictionary.stack_hash(id)
+        };
+        assert_eq!(hash(UnwindMethod::Tables), hash(UnwindMethod::Copy));
+    }
+
+    #[test]
     fn a_stack_is_its_frames_in_order_and_how_they_end() {
         let stack = |user: &[u64], user_end, kernel: &[u64], kernel_end| {
             let mut dictionary = Dictionary::new();

@@ -3,7 +3,7 @@
 use profiler_proto::pb::{self, attribute::Value};
 use profiler_proto::{
     Capture, CaptureAssembler, CommandResult, EndReason, Event, FrameKind, LossReason, ModelError,
-    SkipReason, StackEnd, client_chunk,
+    SkipReason, StackEnd, UnwindMethod, client_chunk,
 };
 
 use super::common::{self, chunk};
@@ -22,11 +22,13 @@ fn unknown_numbers_do_not_lose_samples() {
     let dictionary = chunk.dictionary.as_mut().unwrap();
     dictionary.frames[0].kind = 99;
     dictionary.stacks[0].user_end = 99;
+    dictionary.stacks[0].user_method = 99;
     dictionary.attribute_sets[0].attributes[0].key = 99;
     chunk.facts.as_mut().unwrap().end_reason = 99;
     let cpu = &mut chunk.ledger.as_mut().unwrap().events[0];
     cpu.losses.iter_mut().for_each(|loss| loss.reason = 99);
     cpu.skipped.iter_mut().for_each(|skip| skip.reason = 99);
+    cpu.user_methods.iter_mut().for_each(|one| one.method = 99);
     let capture = assemble([chunk]).unwrap();
 
     let expected = common::capture();
@@ -38,6 +40,7 @@ fn unknown_numbers_do_not_lose_samples() {
         .dictionary
         .stack(capture.profiles[0].samples[0].stack);
     assert_eq!(stack.user_end, StackEnd::Unknown);
+    assert_eq!(stack.user_method, UnwindMethod::Unknown);
     assert_eq!(
         capture.dictionary.frame(stack.user[0]).kind,
         FrameKind::Unknown
@@ -49,6 +52,7 @@ fn unknown_numbers_do_not_lose_samples() {
     let cpu = capture.ledger.event(Event::Cpu).unwrap();
     assert_eq!(cpu.losses[&LossReason::Unknown], 7);
     assert_eq!(cpu.skipped[&SkipReason::Unknown], 10);
+    assert_eq!(cpu.user_methods[&UnwindMethod::Unknown], 2);
     assert_eq!(cpu.verify(), Ok(()));
 }
 

@@ -63,6 +63,10 @@ fn facts_of_a_merge() {
     assert_eq!(facts.own_cost.agent_cpu_ns, 60_000_000);
     assert_eq!(facts.own_cost.agent_rss_bytes, 20 << 20);
     assert_eq!(facts.command, None);
+    assert_eq!(facts.unwind.tables_built, 62);
+    assert_eq!(facts.unwind.tables_refused["not an ELF file"], 2);
+    assert_eq!(facts.unwind.copies_taken, 34);
+    assert_eq!(facts.unwind.table_bytes, 9 << 20);
     let offcpu = facts.event(Event::OffCpu).unwrap();
     assert_eq!(offcpu.parameters["threshold_ns_last"], 7.0);
     assert_eq!(offcpu.parameters["probability_min"], 0.5);

@@ -74,6 +74,12 @@ impl<T: Clone> CodeMap<T> {
         self.ranges.is_empty()
     }
 
+    /// Memory that the map takes, about: for each version its own size, and
+    /// half as much for what lies between.
+    pub fn bytes(&self) -> usize {
+        (self.made * (size_of::<u64>() + size_of::<Entry<T>>())).saturating_mul(3) / 2
+    }
+
     /// From `since_ns` on `value` is at `range`, whatever was there before;
     /// `None`: nothing. An empty range changes nothing.
     ///

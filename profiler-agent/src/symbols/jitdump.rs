@@ -177,6 +177,11 @@ impl Jitdump {
         self.places.is_empty()
     }
 
+    /// Memory it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.name_bytes + self.places.bytes() + self.lines * size_of::<Line>()
+    }
+
     /// What was not taken.
     pub fn skipped(&self) -> Skipped {
         self.skipped

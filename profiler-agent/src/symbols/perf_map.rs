@@ -34,6 +34,10 @@ const MAX_NAME: usize = 1024;
 /// Longest line looked at: two numbers, two blanks and a name.
 const MAX_LINE: usize = 2 * 18 + 2 + MAX_NAME;
 
+/// Lines without an entry after which nothing more is read: it is something
+/// else. Among the lines of real maps there is none.
+const MAX_MALFORMED: u64 = 10_000;
+
 /// Bytes read at once.
 const BUFFER: usize = 64 << 10;
 
@@ -46,7 +50,8 @@ pub struct Skipped {
     pub cut: u64,
     /// Entries that found no room.
     pub full: u64,
-    /// Bytes at the end of the file, past the most that are read.
+    /// Bytes at the end of the file that are not read: past the most that are,
+    /// or because what came before is no map.
     pub unread: u64,
 }
 
@@ -93,7 +98,6 @@ impl PerfMap {
         let was_cut = std::mem::take(&mut self.line_is_cut);
         match parse(&line) {
             Some((start, size, name)) => self.add(start, size, name, was_cut),
-            None if line.is_empty() => {}
             None => self.skipped.malformed += 1,
         }
         // Its memory serves the next one.
@@ -131,6 +135,11 @@ impl PerfMap {
     /// Whether there is no name.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
+    }
+
+    /// Memory it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.name_bytes + self.names.bytes()
     }
 
     /// What was not taken.
@@ -220,7 +229,7 @@ impl PerfMapFile {
     fn read_on(&mut self) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(self.read))?;
         let mut buffer = vec![0; BUFFER];
-        loop {
+        while self.map.skipped.malformed < MAX_MALFORMED {
             let room = MAX_BYTES.saturating_sub(self.read).min(BUFFER as u64);
             let len = match self.file.read(&mut buffer[..room as usize]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -288,7 +297,7 @@ mod tests {
         let text = "\n10\n10 8\n10 8 \n10 0 f\n+10 8 f\nzz 8 f\n 10 8 f\n11112222333344445 1 f\n";
         let map = map(text);
         assert!(map.is_empty());
-        assert_eq!(map.skipped().malformed, 8);
+        assert_eq!(map.skipped().malformed, 9);
         let end = self::map("fffffffffffffff0 ffffffffffffffff f\n");
         assert_eq!(name(&end, u64::MAX - 1).as_deref(), Some("f"));
     }
@@ -358,6 +367,16 @@ mod tests {
             PerfMapFile::open(&owner),
             Err(ProcessFileError::Missing)
         ));
+    }
+
+    #[test]
+    fn what_is_no_map_is_not_read_to_its_end() {
+        let (path, owner) = file_of("no map");
+        std::fs::write(&path, vec![b'\n'; 1 << 20]).unwrap();
+        let opened = PerfMapFile::open(&owner);
+        std::fs::remove_file(&path).unwrap();
+        let unread = opened.unwrap().map().skipped().unread;
+        assert_eq!(unread, (1 << 20) - BUFFER as u64);
     }
 
     #[test]

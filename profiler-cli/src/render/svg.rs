@@ -249,6 +249,55 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_different_kinds_have_different_colours() {
+        let colour = |svg: &str, name: &str| {
+            let (_, rest) = svg.split_once(&format!("<title>{name} (")).unwrap();
+            let (_, rest) = rest.split_once("fill=\"").unwrap();
+            rest.split_once('"').unwrap().0.to_owned()
+        };
+        let capture = sample_capture::languages();
+        let picture = svg(&capture, Event::Cpu);
+        for (name, role) in [
+            ("main", Role::User),
+            ("PyUnicode_READ (inlined)", Role::Inlined),
+            ("handle (app.py)", Role::Interpreted),
+            ("LazyCompile:~tick", Role::Jit),
+            ("[cut]", Role::Gap { kernel: false }),
+        ] {
+            let paint = Paint::Frame {
+                role,
+                runnable: false,
+            };
+            let drawn = name.to_owned() + paint.annotation();
+            let color::Color { r, g, b } = shade(paint.tint(Event::Cpu), &drawn);
+            assert_eq!(
+                colour(&picture, name),
+                format!("rgb({r},{g},{b})"),
+                "{name}"
+            );
+        }
+        let waits = svg(&capture, Event::OffCpu);
+        let titles: Vec<_> = waits.match_indices("<title>handle (app.py) (").collect();
+        let [blocked, runnable] = titles.as_slice() else {
+            panic!("{} boxes", titles.len());
+        };
+        let of = |at: &(usize, &str)| colour(&waits[at.0..], "handle (app.py)");
+        assert_ne!(of(blocked), of(runnable));
+    }
+
+    #[test]
+    fn the_legend_explains_what_is_drawn() {
+        let picture = svg(&sample_capture::languages(), Event::Cpu);
+        for meaning in ["user", "inlined", "JIT", "script", "kernel"] {
+            assert!(picture.contains(&format!(">{meaning}</text>")), "{meaning}");
+        }
+        let plain = svg(&sample_capture::capture(), Event::Cpu);
+        for meaning in ["JIT", "script"] {
+            assert!(!plain.contains(&format!(">{meaning}</text>")), "{meaning}");
+        }
+    }
+
+    #[test]
     fn hostile_names_are_only_text() {
         let svg = svg(&sample_capture::hostile(), Event::Cpu);
         assert!(!svg.contains("<script>alert"), "{svg}");

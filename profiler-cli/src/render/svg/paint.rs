@@ -26,6 +26,7 @@ impl Tint {
     }
 }
 
+/// A colour by its parts.
 pub(super) const fn rgb(r: u8, g: u8, b: u8) -> color::Color {
     color::Color { r, g, b }
 }
@@ -78,7 +79,12 @@ pub(super) enum Paint {
     /// The command name of a thread.
     Thread,
     /// A frame, in a wait for a CPU or not.
-    Frame { role: Role, runnable: bool },
+    Frame {
+        /// What it is.
+        role: Role,
+        /// Whether the thread waited for a CPU.
+        runnable: bool,
+    },
 }
 
 impl Paint {
@@ -96,6 +102,7 @@ impl Paint {
         }
     }
 
+    /// Its colours. Inlined functions have a paler shade of those around them.
     pub(super) fn tint(self, event: Event) -> Tint {
         let Self::Frame { role, runnable } = self else {
             return GREY;

@@ -239,16 +239,16 @@ impl<'a> Namer<'a> {
     }
 
     fn role(&self, frame: &Frame) -> Role {
+        // Names of code in no file come from what its compiler wrote.
+        let is_jit = match self.capture.dictionary.mapping(frame.mapping) {
+            Some(mapping) => self.capture.dictionary.string(mapping.path) == JIT,
+            None => !frame.lines.is_empty(),
+        };
         match frame.kind {
             FrameKind::Kernel => Role::Kernel,
             FrameKind::Interpreted => Role::Interpreted,
-            FrameKind::User | FrameKind::Unknown => {
-                if mapping_path(self.capture, frame.mapping) == JIT {
-                    Role::Jit
-                } else {
-                    Role::User
-                }
-            }
+            FrameKind::User | FrameKind::Unknown if is_jit => Role::Jit,
+            FrameKind::User | FrameKind::Unknown => Role::User,
         }
     }
 }

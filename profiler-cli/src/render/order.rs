@@ -40,7 +40,7 @@ const INNER: Function = function("inner", "_[i]", " (inlined)");
 const MIDDLE: Function = function("middle", "_[i]", " (inlined)");
 
 /// User frames: kind, path of the mapping, address, and the functions, root first.
-const USER: [(FrameKind, &str, u64, &[Function]); 8] = [
+const USER: [(FrameKind, &str, u64, &[Function]); 9] = [
     (FrameKind::User, "/bin/a", 1, &[plain("main")]),
     (
         FrameKind::User,
@@ -57,6 +57,7 @@ const USER: [(FrameKind, &str, u64, &[Function]); 8] = [
         &[function("handle", " (app.py)", " (app.py)")],
     ),
     (FrameKind::User, "[jit]", 5, &[function("tick", "_[j]", "")]),
+    (FrameKind::User, "", 0x5000, &[function("tock", "_[j]", "")]),
     (FrameKind::User, "/bin/a", 6, &[plain("inner")]),
     (FrameKind::User, "/bin/a", 7, &[plain("main")]),
 ];

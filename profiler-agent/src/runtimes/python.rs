@@ -16,7 +16,7 @@ pub use code::{CodeRecordError, CodeTable, RuntimeName, parse};
 const DEBUG_OFFSETS_BYTES: usize = 584;
 
 /// Why the Python frames of an interpreter cannot be walked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum PythonError {
     /// Older than 3.8 or newer than 3.13.
     #[error("Python 3.{0} is not known: 3.8 to 3.13 are")]
@@ -40,12 +40,13 @@ pub struct PythonBinary {
 }
 
 impl PythonBinary {
-    /// Looks for an interpreter in a file. Reads its symbol tables, so ask only
-    /// of files that have the evaluation function.
+    /// Looks for an interpreter in a file, by what it exports: one that loads
+    /// extension modules exports all that is looked for, and exports are few.
     ///
     /// # Errors
     /// Fails where there is one that cannot be walked.
     pub fn find(file: &dyn ReadAt, elf: &ElfImage) -> Result<Option<Self>, PythonError> {
+        let elf = &exports(elf);
         let Some(runtime) = symbol(file, elf, "_PyRuntime") else {
             return Ok(None);
         };
@@ -90,6 +91,19 @@ impl PythonBinary {
         };
         info.as_bytes().to_vec()
     }
+}
+
+/// The same file without its other symbols.
+fn exports(elf: &ElfImage) -> ElfImage {
+    const SHT_NULL: u32 = 0;
+    const SHT_SYMTAB: u32 = 2;
+    let mut elf = elf.clone();
+    for section in &mut elf.sections {
+        if section.kind == SHT_SYMTAB {
+            section.kind = SHT_NULL;
+        }
+    }
+    elf
 }
 
 /// Address of the symbol with exactly this name.

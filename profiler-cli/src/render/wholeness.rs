@@ -19,7 +19,7 @@ const REASONS: usize = 3;
 enum Reach {
     /// Nothing: there was nothing to walk, or no telling.
     Unsaid,
-    /// It is whole.
+    /// It is whole, or nothing speaks against it.
     Whole,
     /// It is not, which lies in the nature of the stack or in chance.
     Short,
@@ -31,8 +31,8 @@ fn reach(end: StackEnd, tells: bool) -> Reach {
     match end {
         StackEnd::None | StackEnd::NotRunning | StackEnd::Unknown => Reach::Unsaid,
         StackEnd::Whole => Reach::Whole,
-        // Where all stacks were walked like that, nobody said that they would be whole.
-        StackEnd::FramePointers if !tells => Reach::Unsaid,
+        // All that an agent could say that knew no other way.
+        StackEnd::FramePointers if !tells => Reach::Whole,
         StackEnd::Cut | StackEnd::Lost => Reach::Short,
         StackEnd::FramePointers
         | StackEnd::Unreadable
@@ -104,7 +104,7 @@ fn not_whole(ledger: &EventLedger) -> (BTreeMap<StackEnd, u64>, u64) {
     let mut ends = ledger.user_stacks.clone();
     ends.retain(|end, _| reach(*end, tells) != Reach::Unsaid);
     let all = sum(&ends);
-    ends.remove(&StackEnd::Whole);
+    ends.retain(|end, _| reach(*end, tells) != Reach::Whole);
     (ends, all)
 }
 
@@ -223,7 +223,9 @@ mod tests {
                 .contains("100.0 % end of the frame pointers")
         );
         // An agent that knew nothing else.
-        capture.ledger.events[0].user_methods.clear();
+        let ledger = &mut capture.ledger.events[0];
+        ledger.user_methods.clear();
+        ledger.user_stacks.insert(StackEnd::Cut, 1);
         assert_eq!(cpu(&capture), (None, None));
     }
 

@@ -99,10 +99,10 @@ fn capture_user(
 /// id, 0 where there is none, and how it ended.
 #[inline(always)]
 fn send(slot: u32, record: *mut StackRecord, walk: &Walk) -> (u64, u8) {
-    if walk.len == 0 {
+    let words = walk.len + 2 * walk.runtime_len;
+    if words == 0 {
         return (0, walk.end);
     }
-    let words = walk.len + 2 * walk.runtime_len;
     let id = stack_hash(slot, words as u32, walk.len as u32);
     let sent = SENT.get_ptr_mut(id as u32 & (SENT_SLOTS - 1));
     // SAFETY: aligned map memory; the only race is two CPUs sending a stack twice.

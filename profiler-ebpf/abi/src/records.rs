@@ -134,7 +134,8 @@ pub struct StackCopy {
     /// Of this copy alone; [`StackIds::user`] of its sample.
     pub id: u64,
     /// [`StackRecord::id`] of the frames below, which the kernel side has
-    /// walked; 0: none, and the program counter is exact.
+    /// walked, and of those of an interpreter; 0: neither. Where all registers
+    /// are known, the program counter is exact.
     pub walked: u64,
     /// Process id.
     pub tgid: u32,

@@ -94,7 +94,10 @@ pub(crate) fn user(origin: Origin, task: Task, slot: u32) -> Walk {
             }
         }
         let mut runtime_len = 0;
-        if (*state).runtime_seen != 0 && (*state).runtime != 0 {
+        // What userspace goes on with may run an interpreter's code; then its
+        // frames are gone.
+        let may_run = (*state).runtime_seen != 0 || (*state).wants_copy != 0;
+        if may_run && (*state).runtime != 0 {
             runtime_len = runtimes::walk(slot, (*state).len, (*state).runtime) as usize;
         }
         Walk {

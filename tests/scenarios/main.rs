@@ -16,9 +16,11 @@ mod bad_input;
 mod command;
 mod cpu;
 mod crash;
+mod differential;
 mod doctor;
 mod formats;
 mod hostile;
+mod hostile_processes;
 mod io;
 mod leaks;
 mod offcpu;
@@ -27,6 +29,7 @@ mod sessions;
 mod target;
 mod tls;
 mod truthful;
+mod unwinding;
 
 type Test = fn(&Lab) -> Result<()>;
 
@@ -69,6 +72,50 @@ const TESTS: &[(&str, Test)] = &[
         "io_bytes_requests_flushes_and_writer",
         io::bytes_requests_flushes_and_writer,
     ),
+    ("unwind_c_and_libc", unwinding::c_and_libc),
+    ("unwind_recursion", unwinding::recursion),
+    ("unwind_too_deep_is_cut", unwinding::too_deep_is_cut),
+    ("unwind_threads", unwinding::threads),
+    ("unwind_cpp_and_rust", unwinding::cpp_and_rust),
+    ("unwind_odd_frames", unwinding::odd_frames),
+    ("unwind_linkage_tables", unwinding::linkage_tables),
+    ("unwind_every_kind_of_file", unwinding::every_kind_of_file),
+    (
+        "unwind_code_made_at_run_time",
+        unwinding::code_made_at_run_time,
+    ),
+    ("unwind_go", unwinding::go),
+    (
+        "unwind_processes_of_two_milliseconds",
+        unwinding::processes_of_two_milliseconds,
+    ),
+    (
+        "unwind_many_different_stacks",
+        unwinding::many_different_stacks,
+    ),
+    ("unwind_waits", unwinding::waits),
+    ("unwind_requests", unwinding::requests),
+    (
+        "unwind_same_stacks_as_perf",
+        differential::same_stacks_as_perf,
+    ),
+    (
+        "hostile_mappings",
+        hostile_processes::as_many_mappings_as_there_can_be,
+    ),
+    (
+        "hostile_perf_map",
+        hostile_processes::a_perf_map_of_a_gibibyte,
+    ),
+    (
+        "hostile_children",
+        hostile_processes::children_that_come_and_go,
+    ),
+    (
+        "hostile_programs",
+        hostile_processes::broken_programs_mapped_as_code,
+    ),
+    ("hostile_storm", hostile_processes::a_storm_of_processes),
     ("target_pids", target::pids),
     ("target_comm", target::comm),
     ("target_cgroup_v2", target::cgroup_v2),

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::score::{Chain, Expected, Root};
-use crate::{Build, Lab, Workload};
+use crate::{Build, Lab, Skipped, Workload};
 
 /// One of `workloads/`, in one way it can be built and started.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct Work {
     pub name: String,
     /// What its stacks are.
     pub expected: Expected,
+    /// Command name of its children, where those are what is to be looked at.
+    pub children: Option<&'static str>,
     source: &'static str,
     build: Build,
     /// A library it is linked with.
@@ -40,6 +42,7 @@ impl Work {
         Self {
             name,
             expected,
+            children: None,
             source,
             build,
             library: None,
@@ -57,11 +60,16 @@ impl Work {
         self
     }
 
-    /// Compiles it, where that was not done before, and starts it.
+    /// Command name of its process.
+    pub fn source(&self) -> &str {
+        self.source
+    }
+
+    /// Compiles it, where that was not done before.
     ///
     /// # Errors
-    /// Skips the test where this machine cannot compile it; fails where it does not get to work.
-    pub fn start(&self, lab: &Lab) -> Result<Workload> {
+    /// Skips the test where this machine cannot compile it.
+    pub fn command(&self, lab: &Lab) -> Result<Command> {
         let mut after = vec!["-ldl".to_owned()];
         if let Some(name) = self.library {
             let library = lab.build(name, Build::Library, &[])?;
@@ -78,14 +86,42 @@ impl Work {
                 Argument::Program(name) => command.arg(lab.build(name, self.build, &[])?),
             };
         }
-        Workload::start_command(lab, command)
+        Ok(command)
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// As [`Self::command`]; fails where it does not get to work.
+    pub fn start(&self, lab: &Lab) -> Result<Workload> {
+        Workload::start_command(lab, self.command(lab)?)
     }
 }
 
+/// Those of the workloads that this machine can compile; says of the others why not.
+///
+/// # Errors
+/// Fails where a compiler refuses.
+pub fn available(lab: &Lab, works: Vec<Work>) -> Result<Vec<Work>> {
+    let mut available = Vec::new();
+    for work in works {
+        match work.command(lab) {
+            Ok(_) => available.push(work),
+            Err(error) if error.is::<Skipped>() => println!("{}: left out, {error}", work.name),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(available)
+}
+
 fn main_chain(leaf: &str, between: &[&str]) -> Chain {
+    rooted_chain(Root::Main, leaf, between)
+}
+
+fn rooted_chain(root: Root, leaf: &str, between: &[&str]) -> Chain {
     let steps = ["main", "drive"].iter().chain(between).chain([&leaf]);
     let steps: Vec<_> = steps.copied().chain(["churn ?"]).collect();
-    Chain::new(leaf, Root::Main, &steps)
+    Chain::new(leaf, root, &steps)
 }
 
 const MAIN_DRIVE: (Root, &[&str]) = (Root::Main, &["main", "drive"]);
@@ -95,8 +131,13 @@ pub fn deep(levels: usize, build: Build) -> Work {
     let names: Vec<_> = (0..levels).map(|at| format!("level_{}", at % 5)).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let parts = ["part_large", "part_middle", "part_small"];
-    let chains = parts.map(|part| main_chain(part, &names)).to_vec();
-    let work = Work::new("deep", build, Expected::new(chains, &[MAIN_DRIVE]));
+    let root = match build {
+        Build::Musl => Root::Musl,
+        _ => Root::Main,
+    };
+    let chains = parts.map(|part| rooted_chain(root, part, &names)).to_vec();
+    let expected = Expected::new(chains, &[(root, &["main", "drive"])]);
+    let work = Work::new("deep", build, expected);
     let suffix = match build {
         Build::Frameless => String::new(),
         _ => format!(" ({})", build.name()),
@@ -123,23 +164,18 @@ pub fn threads() -> Work {
         let steps = ["body", "stage_a", "stage_b", leaf.as_str()];
         Chain::new(&leaf, Root::Thread, &steps)
     };
-    let expected = Expected::new(
-        (0..4).map(chain).collect(),
-        &[
-            (Root::Thread, &["body"]),
-            (Root::Thread, &["body", "sleep_ns ?", "@libc *"]),
-            (
-                Root::Main,
-                &["main", "wait_for_stop ?", "sleep_ns", "@libc *"],
-            ),
-        ],
-    );
+    let expected = Expected::new((0..4).map(chain).collect(), &[(Root::Thread, &["body"])])
+        .also(Root::Thread, &["body", "sleep_ns", "@libc *"])
+        .also(
+            Root::Main,
+            &["main", "wait_for_stop ?", "sleep_ns", "@libc *"],
+        );
     Work::new("threads", Build::Frameless, expected).argument(Argument::Text("32".to_owned()))
 }
 
 /// C++: exceptions, virtual calls, lambdas, callbacks out of templates.
 pub fn objects() -> Work {
-    const LIBRARIES: &str = "@libstdc++/@libgcc_s/@libc/@ld-linux *";
+    const LIBRARIES: &str = "@libstdc++/@libgcc_s/@libc/@ld-linux/app::Guard::% *";
     let chain = |leaf: &str, steps: &[&str]| {
         let steps = [&["main", "app::drive"], steps].concat();
         Chain::new(leaf, Root::Main, &steps)
@@ -168,7 +204,11 @@ pub fn objects() -> Work {
             "app::middle",
             &["app::fail_often", "app::outer", "app::middle", LIBRARIES],
         ),
-        chain("app::outer", &["app::fail_often", "app::outer", LIBRARIES]),
+        // The second one while the stack is being put back, when it is between two states.
+        chain(
+            "app::outer",
+            &["app::fail_often", "app::outer", "app::outer ?", LIBRARIES],
+        ),
         chain("app::fail_often", &["app::fail_often", LIBRARIES]),
         chain(
             "app::middle",
@@ -178,7 +218,10 @@ pub fn objects() -> Work {
         chain("app::fail_once", &["app::fail_once", LIBRARIES]),
     ];
     let place: &[&str] = &["main", "app::drive"];
-    let expected = Expected::new(chains, &[(Root::Main, place)]);
+    let expected = Expected::new(chains, &[(Root::Main, place)]).also(
+        Root::Main,
+        &[place, &["app::sort_words ?", LIBRARIES]].concat(),
+    );
     Work::new("objects", Build::Frameless, expected).named("C++ objects")
 }
 
@@ -217,6 +260,10 @@ pub fn rusty() -> Work {
     let place: &[&str] = &["main", STD, "rusty::main", "rusty::drive"];
     let body: &[&str] = &[STD, "rusty::body"];
     let expected = Expected::new(chains, &[(Root::Main, place), (Root::Thread, body)])
+        .also(
+            Root::Main,
+            &[place, &["rusty::draw_all", "<rusty::% *"]].concat(),
+        )
         .also(Root::Thread, &[STD, "rusty::body", "std::%/@libc *"]);
     Work::new("rusty", Build::Frameless, expected).named("Rust release")
 }
@@ -257,26 +304,23 @@ pub fn odd() -> Work {
 
 /// Signals at any instruction.
 pub fn interrupted() -> Work {
-    let mut chains = Vec::new();
-    // Whatever was interrupted: between two calls, or in one of the small functions.
-    let small = "small_1 ?";
-    let smaller = "small_2 ?";
-    let handler = "@libc";
-    chains.push(main_chain(
-        "timer_cost",
-        &["busy ?", small, smaller, "small_3 ?", handler, "on_timer"],
-    ));
-    for steps in [
-        vec!["busy", "small_1", "small_2", "small_3"],
-        vec!["busy", "small_1", "small_3"],
-    ] {
-        let steps = [&["main", "drive"], steps.as_slice()].concat();
-        chains.push(Chain::new("busy", Root::Main, &steps));
-    }
-    let expected = Expected::new(chains, &[MAIN_DRIVE]).also(
-        Root::Main,
-        &["main", "drive", "% *", "@libc", "on_timer", "% *"],
-    );
+    let handler = ["@libc", "on_timer"];
+    let interrupted = |steps: &[&str]| main_chain("timer_cost", &[steps, &handler].concat());
+    let calm = |steps: &[&str]| {
+        Chain::new(
+            "busy",
+            Root::Main,
+            &[&["main", "drive", "busy"], steps].concat(),
+        )
+    };
+    let chains = vec![
+        interrupted(&["busy ?"]),
+        interrupted(&["busy", "small_1", "small_2 ?", "small_3 ?"]),
+        interrupted(&["span_begin/span_end", "% *"]),
+        calm(&["small_1", "small_2", "small_3"]),
+        calm(&["small_1", "small_3"]),
+    ];
+    let expected = Expected::new(chains, &[MAIN_DRIVE]);
     Work::new("interrupted", Build::Frameless, expected)
 }
 
@@ -337,10 +381,7 @@ pub fn many_stacks(us_each: u32) -> Work {
         .argument(Argument::Text(us_each.to_string()))
 }
 
-/// Name of the processes that [`fork_storm`] starts.
-pub const SHORT_LIVED: &str = "short_lived";
-
-/// Processes that live for 2 ms. Its stacks are those of its children, named [`SHORT_LIVED`].
+/// Processes that live for 2 ms. The stacks are those of the children.
 pub fn fork_storm(a_second: u32) -> Work {
     let steps = ["main", "short_a", "short_b", "short_cost"];
     let chain = Chain::new("short_cost", Root::Main, &steps);
@@ -349,10 +390,13 @@ pub fn fork_storm(a_second: u32) -> Work {
         .also(Root::Own, &["@ld-linux", "@ld-linux/@libc *"])
         .also(Root::Main, &["@libc/@ld-linux *"])
         .also(Root::Main, &["main", "@libc *"]);
-    Work::new("fork_storm", Build::Frameless, expected)
+    const CHILD: &str = "short_lived";
+    let mut work = Work::new("fork_storm", Build::Frameless, expected)
         .named("fork storm")
-        .argument(Argument::Program(SHORT_LIVED))
-        .argument(Argument::Text(a_second.to_string()))
+        .argument(Argument::Program(CHILD))
+        .argument(Argument::Text(a_second.to_string()));
+    work.children = Some(CHILD);
+    work
 }
 
 /// Threads that wait, without frame pointers.
@@ -400,4 +444,17 @@ pub fn disk_writer(file: &str) -> Work {
     ];
     Work::new("disk_writer", Build::Frameless, Expected::new(chains, &[]))
         .argument(Argument::Text(file.to_owned()))
+}
+
+/// Processes that make work for whoever looks at them; `kind` as in `hostile.c`.
+pub fn hostile(kind: &str, more: &[String]) -> Work {
+    // Code made at run time has a name of 2 MiB, or none.
+    let expected = Expected::new(vec![main_chain("part_busy", &[])], &[MAIN_DRIVE])
+        .also(Root::Main, &["main", "drive", "%"])
+        .also(Root::Main, &["main", "drive", "@libc *"]);
+    let work = Work::new("hostile", Build::Frameless, expected);
+    let texts = std::iter::once(kind).chain(more.iter().map(String::as_str));
+    texts.fold(work.named(format!("hostile {kind}")), |work, text| {
+        work.argument(Argument::Text(text.to_owned()))
+    })
 }

@@ -7,10 +7,12 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use profiler_proto::{
     AttributeKey, Capture, Event, EventLedger, FrameId, Sample, StackEnd, ThreadAccount,
-    read_capture,
+    UnwindMethod, read_capture,
 };
 
 use crate::Window;
+use crate::chain::Frame;
+use crate::score::Observed;
 
 /// A capture, and its window on the workloads' clock.
 #[derive(Debug)]
@@ -50,6 +52,17 @@ pub struct Stack {
     pub device: String,
     /// `read`, `write`, ..., empty where not said.
     pub operation: String,
+}
+
+/// The user part of a sample, for the scorer.
+#[derive(Clone, Debug)]
+pub struct Walked {
+    /// Its frames.
+    pub observed: Observed,
+    /// How its walk ended.
+    pub end: StackEnd,
+    /// How it was walked.
+    pub method: UnwindMethod,
 }
 
 impl Stack {
@@ -100,6 +113,45 @@ impl Reading {
         let mut stacks = self.stacks(event)?;
         stacks.retain(|stack| stack.pid == pid);
         Ok(stacks)
+    }
+
+    /// The user parts of all samples of the threads that are meant, but for those that have none.
+    ///
+    /// # Errors
+    /// As [`Self::stacks`].
+    pub fn walked(&self, event: Event, meant: impl Fn(&Stack) -> bool) -> Result<Vec<Walked>> {
+        let named = self.stacks(event)?;
+        let profile = self.capture.profile(event).context("no profile")?;
+        let pairs = named.iter().zip(&profile.samples);
+        let pairs = pairs.filter(|(stack, _)| meant(stack) && stack.user_end != StackEnd::None);
+        Ok(pairs.map(|(_, sample)| self.walk(sample)).collect())
+    }
+
+    fn walk(&self, sample: &Sample) -> Walked {
+        let dictionary = &self.capture.dictionary;
+        let stack = dictionary.stack(sample.stack);
+        let mut frames = Vec::new();
+        for id in stack.user.iter().rev() {
+            let frame = dictionary.frame(*id);
+            let mapping = dictionary.mapping(frame.mapping);
+            let module = mapping.map_or("", |mapping| dictionary.string(mapping.path));
+            let functions = frame.lines.iter().rev();
+            let functions = functions.map(|line| dictionary.string(line.function));
+            frames.extend(functions.map(|function| Frame::new(function, module)));
+            if frame.lines.is_empty() {
+                frames.push(Frame::new("", module));
+            }
+        }
+        Walked {
+            observed: Observed {
+                frames,
+                claims_whole: stack.user_end == StackEnd::Whole,
+                count: sample.count,
+                weight: sample.weight,
+            },
+            end: stack.user_end,
+            method: stack.user_method,
+        }
     }
 
     /// The account of a thread.

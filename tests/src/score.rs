@@ -9,6 +9,8 @@ use crate::chain::{Edge, Frame, Pattern};
 pub enum Root {
     /// `_start`, and what libc puts below it.
     Main,
+    /// The same with musl, whose libc comes without unwind information: whether anything is above `main` cannot be known.
+    Musl,
     /// Where libc starts a thread.
     Thread,
     /// There is nothing above the chain's first function, but perhaps a frame of libc.
@@ -26,6 +28,7 @@ impl Root {
                 "_start",
                 "__libc_start%/_start_c/libc_start%/@libc/@ld-musl *",
             ],
+            Self::Musl => &["_start ?", "_start_c/libc_start%/@libc *"],
             Self::Thread => &[
                 "clone%/__clone%/@libc/@ld-musl",
                 "start_thread/start/@libc/@ld-musl",
@@ -42,7 +45,8 @@ pub struct Chain {
     /// The function that does the work: the innermost of all such functions in a stack says which chain it is
     /// of. Also the name of the workload's spans of it, where it has some.
     pub leaf: String,
-    root: Root,
+    /// It reaches the start of the thread.
+    rooted: Pattern,
     exact: Pattern,
     scattered: Pattern,
 }
@@ -51,10 +55,14 @@ impl Chain {
     /// The steps (see [`crate::chain`]) follow those of the root, and hold the leaf.
     pub fn new<S: AsRef<str>>(leaf: &str, root: Root, steps: &[S]) -> Self {
         let named = steps.iter().map(AsRef::as_ref);
+        // Where nothing has to be above the chain, its first function is the root.
+        let needed = usize::from(matches!(root, Root::Own | Root::Musl));
+        let root = root.steps().iter().copied();
+        let rooted = root.clone().chain(named.clone().take(needed));
         Self {
             leaf: leaf.to_owned(),
-            root,
-            exact: Pattern::new(root.steps().iter().copied().chain(named.clone())),
+            rooted: Pattern::new(rooted.chain(["% *"])),
+            exact: Pattern::new(root.chain(named.clone())),
             scattered: Pattern::new(named).scattered(),
         }
     }
@@ -62,7 +70,7 @@ impl Chain {
 
 /// Functions that record what a workload does, and what they call.
 const BOOKKEEPING: [&str; 2] = [
-    "span_begin/span_end/run_delay_ns/clock_ns/truth_thread%/load/percent",
+    "span_begin/span_end/run_delay_ns/clock_ns/truth_thread%/load/percent/rusty::clock_ns",
     "% *",
 ];
 
@@ -142,10 +150,7 @@ impl Expected {
             || bookkeeping(Edge::Anywhere)
             || also(Edge::Anywhere);
         let rooted = clean
-            || candidates().any(|chain| {
-                let root = chain.root.steps().iter().copied().chain(["% *"]);
-                !frames.is_empty() && Pattern::new(root).matches(frames, Edge::Exact, Edge::Exact)
-            });
+            || candidates().any(|chain| chain.rooted.matches(frames, Edge::Exact, Edge::Exact));
         let scattered = |chain: &Chain| {
             let pattern = &chain.scattered;
             leaf.is_some() && pattern.matches(frames, Edge::Exact, Edge::Exact)

@@ -1,5 +1,6 @@
 //! What a workload says it did, cut to the window of a capture.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -168,6 +169,31 @@ impl Truth {
         sum
     }
 
+    /// What all spans come to in a window, by name.
+    pub fn sums(&self, window: Window) -> BTreeMap<String, Sum> {
+        let spans = self.threads.iter().flat_map(|thread| &thread.spans);
+        let names: BTreeSet<_> = spans.map(|span| &span.name).collect();
+        let sum = |name: &String| (name.clone(), self.sum(name, window));
+        names.into_iter().map(sum).collect()
+    }
+
+    /// CPU time of all threads in a window, in their spans and between them, nanoseconds. A thread that tells
+    /// nothing of an edge of the window counts from its first or to its last span.
+    pub fn cpu_ns(&self, window: Window) -> f64 {
+        let of_thread = |thread: &ThreadTruth| {
+            let ends = thread.spans.iter().flat_map(|span| [span.start, span.end]);
+            let clocks: Vec<_> = ends.collect();
+            let (Some(first), Some(last)) = (clocks.first(), clocks.last()) else {
+                return 0.0;
+            };
+            let at = |time_ns, or: &Clocks| {
+                interpolate(&clocks, time_ns).map_or(or.cpu_ns as f64, |(cpu_ns, _)| cpu_ns)
+            };
+            at(window.end_ns, last) - at(window.start_ns, first)
+        };
+        self.threads.iter().map(of_thread).sum()
+    }
+
     /// What the thread with a name did in a window, in its spans and between them.
     ///
     /// # Errors
@@ -265,6 +291,15 @@ mod tests {
     fn a_span_that_is_not_over_has_no_bytes_yet() {
         assert_eq!(truth().sum("a", window(0, 400)).bytes, 5);
         assert_eq!(truth().sum("b", window(0, 400)), Sum::default());
+    }
+
+    #[test]
+    fn all_names_and_all_threads() {
+        let sums = truth().sums(window(150, 1000));
+        assert_eq!(sums.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(sums["a"], truth().sum("a", window(150, 1000)));
+        assert_eq!(truth().cpu_ns(window(150, 450)), 40.0);
+        assert_eq!(truth().cpu_ns(window(0, 1000)), 160.0);
     }
 
     #[test]

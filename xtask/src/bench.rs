@@ -37,7 +37,8 @@ impl Args {
         let empty_program = assemble_empty_program(&folder)?;
         let mut command = process::cargo();
         command
-            .args(["run", "--quiet", "--release", "-p", "profiler-bench", "--"])
+            .args(["run", "--quiet", "--release", "-p", "profiler-bench"])
+            .args(["--bin", "profiler-bench", "--"])
             .env("PROFILER_BIN_DIR", &folder)
             .arg("--empty-program")
             .arg(empty_program)
@@ -54,7 +55,7 @@ impl Args {
 }
 
 /// A build while it measures must not change what is measured.
-fn copy_binaries(folder: &Path) -> Result<()> {
+pub(crate) fn copy_binaries(folder: &Path) -> Result<()> {
     for name in ["profiler", "profiler-agent"] {
         let (from, to) = (paths::release().join(name), folder.join(name));
         fs::copy(&from, &to)

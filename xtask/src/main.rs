@@ -11,6 +11,7 @@ mod lint;
 mod packages;
 mod paths;
 mod process;
+mod reach;
 mod record;
 mod setup;
 mod test;
@@ -32,6 +33,7 @@ enum Command {
     Build(build::Args),
     Record(record::Args),
     Bench(bench::Args),
+    Reach(reach::Args),
     Test(test::Args),
     TestVm(test_vm::Args),
     Check(check::Args),
@@ -56,6 +58,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build(args) => args.run()?,
         Command::Record(args) => return args.run().map(ExitCode::from),
         Command::Bench(args) => args.run()?,
+        Command::Reach(args) => args.run()?,
         Command::Test(args) => args.run()?,
         Command::TestVm(args) => args.run()?,
         Command::Check(args) => args.run()?,

@@ -13,11 +13,13 @@ use serde::Deserialize;
 use crate::access::Group;
 use crate::bpf::LoadSettings;
 use crate::session::SessionSettings;
+use crate::symbols::shared::{SymbolSettings, Symbols};
 
 mod values;
 
 pub use values::{
-    Bounded, LogFilter, MaxSamples, MaxSessions, RingBytes, RungChoice, SocketPath, ValueError,
+    Bounded, CacheBytes, CacheDir, DebugBytes, LogFilter, MaxSamples, MaxSessions, RingBytes,
+    RungChoice, ServerUrl, SocketPath, ValueError,
 };
 
 /// Read where no other file is named, if it is there.
@@ -26,6 +28,10 @@ pub const DEFAULT_FILE: &str = "/etc/profiler/agent.toml";
 pub const DEFAULT_MAX_SESSIONS: MaxSessions = MaxSessions::new(4);
 /// About 100 CPUs at 99 Hz for 100 s.
 pub const DEFAULT_MAX_SAMPLES: MaxSamples = MaxSamples::new(400_000);
+/// Names of a few thousand binaries.
+pub const DEFAULT_CACHE_BYTES: CacheBytes = CacheBytes::new(256 << 20);
+/// Most binaries with debug information have less; a second's work.
+pub const DEFAULT_DEBUG_BYTES: DebugBytes = DebugBytes::new(512 << 20);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -105,6 +111,25 @@ struct Settings {
     /// switch-out [default: auto]
     #[arg(long, value_name = "RUNG")]
     offcpu_rung: Option<RungChoice>,
+
+    /// Folder in which names are kept across restarts; empty for none
+    /// [default: /var/cache/profiler, if the agent runs as root]
+    #[arg(long, value_name = "PATH")]
+    cache_dir: Option<CacheDir>,
+
+    /// What that folder may take, in bytes [default: 268435456]
+    #[arg(long, value_name = "BYTES")]
+    cache_bytes: Option<CacheBytes>,
+
+    /// Most debug information of one file that is read, in bytes; of larger files there are names,
+    /// but no lines and inlined functions; 0 for none at all [default: 536870912]
+    #[arg(long, value_name = "BYTES")]
+    debug_bytes: Option<DebugBytes>,
+
+    /// Server of debug files (debuginfod), which is told what runs here; may be repeated
+    /// [default: none]
+    #[arg(long = "debuginfod-url", value_name = "URL")]
+    debuginfod_urls: Option<Vec<ServerUrl>>,
 
     /// What to log: error, warn, info, debug, trace, or directives [default: RUST_LOG, else info]
     #[arg(long, value_name = "LEVEL")]
@@ -229,6 +254,10 @@ impl Config {
             ring_bytes,
             max_samples,
             offcpu_rung,
+            cache_dir,
+            cache_bytes,
+            debug_bytes,
+            debuginfod_urls,
             log,
         } = flags.or(file);
         Ok(Self {
@@ -242,6 +271,16 @@ impl Config {
                     offcpu_rung: offcpu_rung.unwrap_or_default().get(),
                 },
                 max_samples: max_samples.unwrap_or(DEFAULT_MAX_SAMPLES).get(),
+                symbols: Symbols::new(SymbolSettings {
+                    cache_dir: cache_dir.unwrap_or_default().into_path(),
+                    cache_bytes: cache_bytes.unwrap_or(DEFAULT_CACHE_BYTES).get() as u64,
+                    debug_bytes: debug_bytes.unwrap_or(DEFAULT_DEBUG_BYTES).get() as u64,
+                    debuginfod_urls: debuginfod_urls
+                        .unwrap_or_default()
+                        .into_iter()
+                        .map(ServerUrl::into_string)
+                        .collect(),
+                }),
             },
             log: log.unwrap_or_default(),
         })
@@ -276,6 +315,10 @@ impl Settings {
             ring_bytes,
             max_samples,
             offcpu_rung,
+            cache_dir,
+            cache_bytes,
+            debug_bytes,
+            debuginfod_urls,
             log,
         } = self;
         Self {
@@ -289,6 +332,10 @@ impl Settings {
             ring_bytes: ring_bytes.or(other.ring_bytes),
             max_samples: max_samples.or(other.max_samples),
             offcpu_rung: offcpu_rung.or(other.offcpu_rung),
+            cache_dir: cache_dir.or(other.cache_dir),
+            cache_bytes: cache_bytes.or(other.cache_bytes),
+            debug_bytes: debug_bytes.or(other.debug_bytes),
+            debuginfod_urls: debuginfod_urls.or(other.debuginfod_urls),
             log: log.or(other.log),
         }
     }

@@ -267,9 +267,7 @@ impl elf::ReadAt for MappedFile {
     }
 }
 
-const ROOT_FLAGS: OFlags = OFlags::PATH
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
+const ROOT_FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 fn root_of(pid: u32) -> io::Result<OwnedFd> {
     let path = format!("/proc/{pid}/root");

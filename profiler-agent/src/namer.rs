@@ -1,11 +1,15 @@
 //! The thread that names frames of ELF files. Reading a symbol table can take
 //! long; meanwhile the resolver must be able to read processes that will soon
-//! be gone.
+//! be gone. A frame is named by its symbol first, and named again when the
+//! debug information of its file was read, for which there is time whenever no
+//! new frames come.
+
+mod files;
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -14,17 +18,24 @@ use std::{
 
 use crate::{
     kernel_symbols::KernelSymbols,
-    mapped_file::{MAX_COPY, MappedFile, MappedFileError},
-    symbolize::{ElfSymbolizer, Name},
+    mapped_file::{MAX_COPY, MappedFile},
+    symbolize::Name,
+    symbols::shared::Symbols,
 };
 
-/// Files whose symbol tables are kept, and the bytes of their copies. Past that
-/// all are dropped.
-const MAX_FILES: usize = 128;
-const MAX_COPIED: u64 = 2 * MAX_COPY;
+use self::files::{Files, Shortfall};
 
 /// Bytes of names kept per session. Frames that come later have none.
 const MAX_NAME_BYTES: usize = 32 << 20;
+
+/// Debug information is read when no frame came for this long: more than the
+/// time between two batches of the resolver, so that one pass serves many.
+const IDLE: Duration = Duration::from_millis(400);
+
+/// Longest pass over the debug information of one file while a session runs,
+/// and how long its end waits for all of them.
+const PASS_TIME: Duration = Duration::from_secs(5);
+const LAST_PASS_TIME: Duration = Duration::from_secs(3);
 
 /// Offsets in one file that want names.
 pub struct Batch {
@@ -36,7 +47,7 @@ pub struct Batch {
     pub frames: Vec<u32>,
 }
 
-/// Names of a frame.
+/// Names of a frame. Those that come later are better.
 pub type Named = (u32, Vec<Name>);
 
 /// The session's end of the thread.
@@ -45,16 +56,19 @@ pub struct Namer {
     /// the resolver bounds frames and open files.
     sender: Sender<Batch>,
     named: Receiver<Vec<Named>>,
+    /// Set when the session ends: until when debug information is read.
+    deadline: Arc<OnceLock<Instant>>,
     thread: JoinHandle<Unnamed>,
 }
 
-/// What has no names although it was asked for.
+/// What has no names although it was asked for, or poor ones.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Unnamed {
     /// Frames that came after the names had filled their memory.
     frames: usize,
-    /// Files that could not be read safely.
-    files: usize,
+    shortfall: Shortfall,
+    /// Most debug information of a file that is read.
+    debug_bytes: u64,
 }
 
 impl Namer {
@@ -62,15 +76,18 @@ impl Namer {
     ///
     /// # Errors
     /// Fails where the system has no thread left.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(symbols: Arc<Symbols>) -> std::io::Result<Self> {
         let (sender, batches) = channel();
         let (names, named) = channel();
+        let deadline = Arc::new(OnceLock::new());
+        let passes_end = Arc::clone(&deadline);
         let thread = thread::Builder::new()
             .name("namer".to_owned())
-            .spawn(move || run(&batches, &names))?;
+            .spawn(move || Worker::new(symbols, passes_end).run(&batches, &names))?;
         Ok(Self {
             sender,
             named,
+            deadline,
             thread,
         })
     }
@@ -88,10 +105,13 @@ impl Namer {
         let Self {
             sender,
             named,
+            deadline: passes_end,
             thread,
         } = self;
+        let now = Instant::now();
+        passes_end.get_or_init(|| now + LAST_PASS_TIME.min(time / 2));
         drop(sender);
-        let deadline = Instant::now() + time;
+        let deadline = now + time;
         let mut all = Vec::new();
         loop {
             match named.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -121,55 +141,135 @@ impl Namer {
 
 impl Unnamed {
     fn warnings(&self) -> Vec<String> {
-        let frames = (self.frames > 0).then(|| {
-            format!(
-                "{} frames have no names: names had filled {} MiB",
-                self.frames,
-                MAX_NAME_BYTES >> 20
-            )
-        });
-        let files = (self.files > 0).then(|| {
-            format!(
-                "{} files have no names: others than root may change them and they have more than {} MiB of symbols",
-                self.files,
-                MAX_COPY >> 20
-            )
-        });
-        frames.into_iter().chain(files).collect()
+        let Self {
+            frames,
+            shortfall:
+                Shortfall {
+                    files,
+                    broken,
+                    large,
+                    damaged,
+                    late,
+                },
+            debug_bytes,
+        } = self;
+        let copied = MAX_COPY >> 20;
+        let counts = [
+            (*frames, format!("frames have no names: names had filled {} MiB", MAX_NAME_BYTES >> 20)),
+            (*files, format!("files have no names: others than root may change them and they have more than {copied} MiB of symbols")),
+            (*broken, "files have no names or no lines: reading them failed".to_owned()),
+            (*large, format!("files have names without lines and inlined functions: they have more debug information than is read (debug_bytes is {debug_bytes})")),
+            (*damaged, "files have names without lines and inlined functions in parts: their debug information is damaged".to_owned()),
+            (*late, "frames have names without lines and inlined functions: their debug information could not be read in time".to_owned()),
+        ];
+        let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+        counts
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect()
     }
 }
 
-/// Ends when all senders are gone, or nobody waits for names any more.
-fn run(batches: &Receiver<Batch>, named: &Sender<Vec<Named>>) -> Unnamed {
-    // Read now, so that they are at hand when the session ends.
-    drop(KernelSymbols::current());
-    let mut tables = Tables::default();
-    let mut unnamed = Unnamed::default();
-    let mut room = MAX_NAME_BYTES;
-    for batch in batches {
-        let names = match tables.names(&batch) {
-            Ok(names) => names,
-            Err(error) => {
-                tracing::debug!("no names: {error}");
-                unnamed.files += usize::from(matches!(error, MappedFileError::Changeable));
-                continue;
-            }
-        };
-        let mut kept = Vec::new();
-        for (frame, names) in batch.frames.into_iter().zip(names) {
-            let bytes = bytes_of(&names);
-            if bytes > room {
-                unnamed.frames += 1;
-                continue;
-            }
-            room -= bytes;
-            kept.push((frame, names));
-        }
-        if named.send(kept).is_err() {
-            break;
+/// The state of the thread.
+struct Worker {
+    files: Files,
+    room: Room,
+    deadline: Arc<OnceLock<Instant>>,
+    debug_bytes: u64,
+}
+
+impl Worker {
+    fn new(symbols: Arc<Symbols>, deadline: Arc<OnceLock<Instant>>) -> Self {
+        Self {
+            debug_bytes: symbols.settings().debug_bytes,
+            files: Files::new(symbols),
+            room: Room::default(),
+            deadline,
         }
     }
-    unnamed
+
+    /// Ends when all senders are gone, or nobody waits for names any more.
+    fn run(mut self, batches: &Receiver<Batch>, named: &Sender<Vec<Named>>) -> Unnamed {
+        // Read now, so that they are at hand when the session ends.
+        drop(KernelSymbols::current());
+        let mut is_wanted = true;
+        while is_wanted {
+            let names = match batches.recv_timeout(IDLE) {
+                Ok(batch) => {
+                    if self.files.is_full() {
+                        is_wanted = self.refine_all(named);
+                        self.files.close();
+                    }
+                    self.files.names(batch)
+                }
+                Err(RecvTimeoutError::Timeout) if self.files.are_waiting() => self.refine_one(),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            is_wanted &= named.send(self.room.bounded(names)).is_ok();
+        }
+        if is_wanted {
+            self.refine_all(named);
+        }
+        self.files.close();
+        Unnamed {
+            frames: self.room.refused,
+            shortfall: self.files.shortfall,
+            debug_bytes: self.debug_bytes,
+        }
+    }
+
+    /// Whether anybody still waits.
+    fn refine_all(&mut self, named: &Sender<Vec<Named>>) -> bool {
+        while self.files.are_waiting() && !is_over(&self.deadline) {
+            let names = self.refine_one();
+            if named.send(self.room.bounded(names)).is_err() {
+                return false;
+            }
+        }
+        self.files.stop_waiting();
+        true
+    }
+
+    fn refine_one(&mut self) -> Vec<Named> {
+        let end = Instant::now() + PASS_TIME;
+        let deadline = Arc::clone(&self.deadline);
+        self.files
+            .refine_one(&|| Instant::now() >= end || is_over(&deadline))
+    }
+}
+
+fn is_over(deadline: &OnceLock<Instant>) -> bool {
+    deadline.get().is_some_and(|end| Instant::now() >= *end)
+}
+
+/// Memory for names.
+#[derive(Default)]
+struct Room {
+    taken: usize,
+    /// Bytes of the names of frames that were named.
+    by_frame: HashMap<u32, u32>,
+    refused: usize,
+}
+
+impl Room {
+    /// Leaves out names for which there is no room. Better names take the place
+    /// of those that a frame has.
+    fn bounded(&mut self, mut names: Vec<Named>) -> Vec<Named> {
+        names.retain(|(frame, names)| {
+            let bytes = bytes_of(names);
+            let before = self.by_frame.get(frame).copied();
+            let others = self.taken - before.unwrap_or_default() as usize;
+            let fits = bytes <= MAX_NAME_BYTES - others;
+            if fits {
+                self.taken = others + bytes;
+                self.by_frame.insert(*frame, bytes as u32);
+            } else if before.is_none() {
+                self.refused += 1;
+            }
+            fits
+        });
+        names
+    }
 }
 
 fn bytes_of(names: &[Name]) -> usize {
@@ -178,43 +278,6 @@ fn bytes_of(names: &[Name]) -> usize {
         .map(|name| name.function.len() + name.file.len())
         .sum();
     size_of_val(names) + text
-}
-
-/// Symbol tables of the files met last.
-#[derive(Default)]
-struct Tables {
-    symbolizer: ElfSymbolizer,
-    /// The symbolizer knows files by the numbers of their descriptors, which
-    /// must not be given to other files meanwhile.
-    held: Vec<(Arc<MappedFile>, OwnedFd)>,
-    copied: u64,
-}
-
-impl Tables {
-    fn names(&mut self, batch: &Batch) -> Result<Vec<Vec<Name>>, MappedFileError> {
-        let index = match self.position(&batch.file) {
-            Some(index) => index,
-            None => self.hold(&batch.file)?,
-        };
-        let fd = self.held[index].1.as_fd();
-        Ok(self.symbolizer.names(fd, &batch.offsets))
-    }
-
-    fn position(&self, file: &Arc<MappedFile>) -> Option<usize> {
-        self.held
-            .iter()
-            .position(|(held, _)| Arc::ptr_eq(held, file))
-    }
-
-    fn hold(&mut self, file: &Arc<MappedFile>) -> Result<usize, MappedFileError> {
-        if self.held.len() >= MAX_FILES || self.copied >= MAX_COPIED - MAX_COPY {
-            *self = Self::default();
-        }
-        let (fd, copied) = file.unchanging()?;
-        self.copied += copied;
-        self.held.push((Arc::clone(file), fd));
-        Ok(self.held.len() - 1)
-    }
 }
 
 #[cfg(test)]
@@ -236,18 +299,31 @@ mod tests {
 
     #[test]
     fn names_what_it_is_given() {
-        let namer = Namer::start().unwrap();
+        let namer = Namer::start(Arc::default()).unwrap();
         let batch = batch(names_what_it_is_given as *const (), 2);
         namer.batches().send(batch).unwrap();
         let (named, warnings) = namer.finish(Duration::from_secs(60));
         assert_eq!(warnings, [] as [String; 0]);
-        assert_eq!(named.len(), 2);
-        assert!(named[1].1[0].function.ends_with("names_what_it_is_given"));
+        // By their symbols, and then by the debug information.
+        assert_eq!(
+            named.iter().map(|named| named.0).collect::<Vec<_>>(),
+            [0, 1, 0, 1]
+        );
+        // The function itself is what others may be inlined into.
+        let [symbol, better] = [1, 3].map(|at: usize| named[at].1.last().unwrap());
+        assert!(
+            symbol.function.ends_with("names_what_it_is_given"),
+            "{symbol:?}"
+        );
+        assert_eq!(symbol.line, 0);
+        assert_eq!(better.function, symbol.function);
+        assert!(better.file.ends_with("src/namer.rs"), "{better:?}");
+        assert!(better.line > 200, "{better:?}");
     }
 
     #[test]
     fn does_not_wait_for_ever() {
-        let namer = Namer::start().unwrap();
+        let namer = Namer::start(Arc::default()).unwrap();
         // As long as this lives the thread waits for more.
         let _batches = namer.batches();
         let (named, warnings) = namer.finish(Duration::from_millis(10));
@@ -261,6 +337,7 @@ mod tests {
         let namer = Namer {
             sender: channel().0,
             named,
+            deadline: Arc::default(),
             thread: thread::spawn(|| panic!("on purpose")),
         };
         let (_, warnings) = namer.finish(Duration::from_secs(60));
@@ -269,13 +346,26 @@ mod tests {
 
     #[test]
     fn says_what_it_left_out() {
+        let shortfall = Shortfall {
+            files: 2,
+            broken: 4,
+            large: 5,
+            damaged: 6,
+            late: 7,
+        };
         let unnamed = Unnamed {
             frames: 3,
-            files: 2,
+            shortfall,
+            debug_bytes: 99,
         };
         let warnings = unnamed.warnings();
-        assert!(warnings[0].starts_with("3 frames"), "{warnings:?}");
-        assert!(warnings[1].starts_with("2 files"), "{warnings:?}");
+        for (warning, start) in warnings.iter().zip([
+            "3 frames", "2 files", "4 files", "5 files", "6 files", "7 frames",
+        ]) {
+            assert!(warning.starts_with(start), "{warnings:?}");
+        }
+        assert_eq!(warnings.len(), 6);
+        assert!(warnings[3].contains("debug_bytes is 99"), "{warnings:?}");
         assert_eq!(Unnamed::default().warnings().len(), 0);
     }
 }

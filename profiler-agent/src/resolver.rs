@@ -19,6 +19,7 @@ use crate::{
     namer::Namer,
     processes::{ProcessInfo, ProcessKey},
     symbolize::Name,
+    symbols::shared::Symbols,
 };
 
 use self::worker::Worker;
@@ -134,10 +135,10 @@ impl Resolver {
     ///
     /// # Errors
     /// Fails where the system has no thread left.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(symbols: Arc<Symbols>) -> std::io::Result<Self> {
         let (sender, jobs) = sync_channel(QUEUE);
         let (done, resolved) = channel();
-        let namer = Namer::start()?;
+        let namer = Namer::start(symbols)?;
         let worker_namer = namer.batches();
         thread::Builder::new()
             .name("resolver".to_owned())
@@ -300,7 +301,7 @@ mod tests {
             waiting: VecDeque::new(),
             stacks: Vec::new(),
             resolved,
-            namer: Namer::start().unwrap(),
+            namer: Namer::start(Arc::default()).unwrap(),
         };
         (resolver, jobs, done)
     }
@@ -336,7 +337,7 @@ mod tests {
 
     #[test]
     fn code_mapped_after_its_process_was_read_has_a_file() {
-        let mut resolver = Resolver::start().unwrap();
+        let mut resolver = Resolver::start(Arc::default()).unwrap();
         resolver.submit(Job::Process {
             index: 0,
             key: own_key(),

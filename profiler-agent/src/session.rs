@@ -26,6 +26,7 @@ use crate::{
     own_cost, reader,
     resolver::Resolver,
     sampling::Sampling,
+    symbols::shared::Symbols,
 };
 
 /// How often the ring buffer is read. At 999 Hz on 64 CPUs 20 ms are 1,300
@@ -54,6 +55,8 @@ pub struct SessionSettings {
     pub load: LoadSettings,
     /// Samples kept per session; more are counted as lost.
     pub max_samples: usize,
+    /// Where names come from.
+    pub symbols: Arc<Symbols>,
 }
 
 /// What remains of a session that has delivered.
@@ -276,7 +279,8 @@ impl<'a> Session<'a> {
     fn arm(control: &'a SessionControl, settings: &SessionSettings) -> Result<Self, SessionError> {
         let spec = &control.spec;
         let mut programs = Programs::open(spec, &settings.load)?;
-        let resolver = Resolver::start().map_err(SessionError::Thread)?;
+        let resolver =
+            Resolver::start(Arc::clone(&settings.symbols)).map_err(SessionError::Thread)?;
         let sampling = Sampling::default();
         let targets = spec
             .target

@@ -1,5 +1,5 @@
-//! Addresses -> names, through blazesym. The functions here take descriptors
-//! and offsets and return values, so that they can move into a process of
+//! Symbol tables of ELF files, through blazesym. The functions here take
+//! descriptors and return values, so that they can move into a process of
 //! their own.
 
 use std::{
@@ -12,6 +12,8 @@ use blazesym::symbolize::{
     source::{Elf, Source},
 };
 
+use crate::symbols::demangle::demangled;
+
 /// A function that holds an address; innermost inlined one first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Name {
@@ -19,19 +21,34 @@ pub struct Name {
     pub function: String,
     /// Source file, empty where unknown.
     pub file: String,
-    /// 0 where unknown.
+    /// Where in it: of the innermost function the line of the instruction, of
+    /// the others that of the call; 0 where unknown.
     pub line: u32,
 }
 
-/// Longest name kept, in bytes: C++ templates grow to megabytes.
-const MAX_NAME: usize = 1024;
+/// Where in a file a name is wanted.
+#[derive(Clone, Copy, Debug)]
+pub enum Places<'a> {
+    /// Offsets in the file.
+    Offsets(&'a [u64]),
+    /// Addresses as they stand in the file.
+    Addresses(&'a [u64]),
+}
+
+impl Places<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Offsets(places) | Self::Addresses(places) => places.len(),
+        }
+    }
+}
 
 /// The path by which this process reaches one of its own descriptors.
 fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// Names offsets in ELF files. Keeps the symbol tables it has read.
+/// Names places in ELF files. Keeps the symbol tables it has read.
 pub struct ElfSymbolizer {
     symbolizer: Symbolizer,
 }
@@ -39,54 +56,44 @@ pub struct ElfSymbolizer {
 impl Default for ElfSymbolizer {
     fn default() -> Self {
         Self {
-            symbolizer: Symbolizer::builder().enable_code_info(false).build(),
+            symbolizer: Symbolizer::builder()
+                .enable_code_info(false)
+                .enable_inlined_fns(false)
+                // blazesym has no bound on what a name may grow to.
+                .enable_demangling(false)
+                .build(),
         }
     }
 }
 
 impl ElfSymbolizer {
-    /// Names of file offsets, in the order given; empty where an offset has
-    /// none. While this symbolizer lives the descriptor must stay open, because
-    /// its number stands for the file, and the file must not shrink, because
-    /// it is mapped.
-    pub fn names(&self, fd: BorrowedFd<'_>, offsets: &[u64]) -> Vec<Vec<Name>> {
+    /// Names by `.symtab`, else by `.dynsym`, in the order given. While this
+    /// symbolizer lives the descriptor must stay open, because its number
+    /// stands for the file, and the file must not shrink, because it is mapped.
+    pub fn names(&self, fd: BorrowedFd<'_>, places: Places<'_>) -> Vec<Option<String>> {
         let mut elf = Elf::new(path_of(fd));
-        // Symbol tables only. Reading DWARF costs memory in proportion to it.
+        // DWARF is read elsewhere, within bounds.
         elf.debug_syms = false;
         let source = Source::Elf(elf);
-        match self
-            .symbolizer
-            .symbolize(&source, Input::FileOffset(offsets))
-        {
-            Ok(symbols) => symbols.iter().map(names).collect(),
+        let input = match places {
+            Places::Offsets(offsets) => Input::FileOffset(offsets),
+            Places::Addresses(addresses) => Input::VirtOffset(addresses),
+        };
+        match self.symbolizer.symbolize(&source, input) {
+            Ok(symbols) => symbols.iter().map(name).collect(),
             Err(error) => {
                 tracing::debug!("no symbols from {source:?}: {error}");
-                vec![Vec::new(); offsets.len()]
+                vec![None; places.len()]
             }
         }
     }
 }
 
-fn names(symbol: &Symbolized<'_>) -> Vec<Name> {
-    let Symbolized::Sym(symbol) = symbol else {
-        return Vec::new();
-    };
-    let inlined = symbol.inlined.iter().rev().map(|inlined| Name {
-        function: bounded(&inlined.name),
-        ..Name::default()
-    });
-    let holder = Name {
-        function: bounded(&symbol.name),
-        ..Name::default()
-    };
-    inlined.chain([holder]).collect()
-}
-
-fn bounded(name: &str) -> String {
-    if name.len() <= MAX_NAME {
-        return name.to_owned();
+fn name(symbol: &Symbolized<'_>) -> Option<String> {
+    match symbol {
+        Symbolized::Sym(symbol) => Some(demangled(&symbol.name)),
+        Symbolized::Unknown(_) => None,
     }
-    format!("{}...", &name[..name.floor_char_boundary(MAX_NAME)])
 }
 
 #[cfg(test)]
@@ -100,14 +107,11 @@ mod tests {
     fn names_a_function_of_this_program() {
         let (_, offset) = own_function(names_a_function_of_this_program as *const ());
         let program = File::open("/proc/self/exe").unwrap();
-        let names = ElfSymbolizer::default().names(program.as_fd(), &[offset, u64::MAX]);
-        assert!(
-            names[0][0]
-                .function
-                .ends_with("names_a_function_of_this_program"),
-            "{names:?}"
-        );
-        assert_eq!(names[1], []);
+        let places = [offset, u64::MAX];
+        let names = ElfSymbolizer::default().names(program.as_fd(), Places::Offsets(&places));
+        let name = names[0].as_deref().unwrap();
+        assert!(name.ends_with("names_a_function_of_this_program"), "{name}");
+        assert_eq!(names[1], None);
     }
 
     /// Through a mapping of the file itself this is a SIGBUS.
@@ -122,27 +126,20 @@ mod tests {
             .unchanging()
             .unwrap();
         let symbolizer = ElfSymbolizer::default();
-        let before = symbolizer.names(copy.as_fd(), &[offset]);
+        let places = [offset];
+        let before = symbolizer.names(copy.as_fd(), Places::Offsets(&places));
         file.set_len(0).unwrap();
-        assert_eq!(symbolizer.names(copy.as_fd(), &[offset]), before);
-        let again = ElfSymbolizer::default().names(copy.as_fd(), &[offset]);
+        let after = symbolizer.names(copy.as_fd(), Places::Offsets(&places));
+        assert_eq!(after, before);
+        let again = ElfSymbolizer::default().names(copy.as_fd(), Places::Offsets(&places));
         assert_eq!(again, before);
-        assert!(!before[0].is_empty());
+        assert!(before[0].is_some());
     }
 
     #[test]
     fn what_is_not_elf_has_no_names() {
         let text = File::open("/proc/self/status").unwrap();
-        let none = ElfSymbolizer::default().names(text.as_fd(), &[1, 2]);
-        assert_eq!(none, [vec![], vec![]]);
-    }
-
-    #[test]
-    fn long_names_are_cut_between_characters() {
-        let cut = bounded(&"\u{e9}".repeat(MAX_NAME));
-        assert_eq!(cut.len(), MAX_NAME + "...".len());
-        let odd = bounded(&format!("x{}", "\u{e9}".repeat(MAX_NAME)));
-        assert_eq!(odd.len(), MAX_NAME - 1 + "...".len());
-        assert_eq!(bounded("short"), "short");
+        let none = ElfSymbolizer::default().names(text.as_fd(), Places::Addresses(&[1, 2]));
+        assert_eq!(none, [None, None]);
     }
 }

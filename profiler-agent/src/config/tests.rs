@@ -27,6 +27,10 @@ fn defaults() {
     assert_eq!(config.session.load.ring_bytes, 1 << 20);
     assert_eq!(config.session.max_samples, 400_000);
     assert_eq!(config.session.load.offcpu_rung, None);
+    let symbols = config.session.symbols.settings();
+    assert_eq!(symbols.cache_bytes, 256 << 20);
+    assert_eq!(symbols.debug_bytes, 512 << 20);
+    assert_eq!(symbols.debuginfod_urls, [] as [String; 0]);
     assert_eq!(config.log.as_str(), "info");
 }
 
@@ -189,4 +193,21 @@ fn the_example_file_has_every_key_and_its_commented_out_ones_are_valid() {
 fn help_is_consistent() {
     use clap::CommandFactory;
     Args::command().debug_assert();
+}
+
+#[test]
+fn where_names_come_from_and_go_to() {
+    let text =
+        "cache_dir = \"\"\ncache_bytes = 1048576\ndebuginfod_urls = [\"https://a/\", \"http://b\"]";
+    let config = build("--debug-bytes 0", None, text).unwrap();
+    let symbols = config.session.symbols.settings();
+    assert_eq!(symbols.cache_dir, None);
+    assert_eq!(symbols.cache_bytes, 1 << 20);
+    assert_eq!(symbols.debug_bytes, 0);
+    assert_eq!(symbols.debuginfod_urls, ["https://a", "http://b"]);
+    let flags = "--cache-dir /c --debuginfod-url https://x --debuginfod-url https://y";
+    let config = build(flags, None, text).unwrap();
+    let symbols = config.session.symbols.settings();
+    assert_eq!(symbols.cache_dir.as_deref(), Some(Path::new("/c")));
+    assert_eq!(symbols.debuginfod_urls, ["https://x", "https://y"]);
 }

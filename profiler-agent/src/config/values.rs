@@ -44,6 +44,12 @@ pub enum ValueError {
     #[error("`{0}` is not a way to measure off-CPU; there are auto, {names}",
         names = OffcpuRung::ALL.map(OffcpuRung::name).join(", "))]
     Rung(String),
+    /// The names would be kept wherever the agent happened to be started.
+    #[error("`{}` is not the absolute path of a folder, nor empty", .0.display())]
+    CacheNotAbsolute(PathBuf),
+    /// Not a server that could be asked.
+    #[error("`{0}` is not the address of a server, such as https://debuginfod.debian.net")]
+    Server(String),
     /// Not a log filter.
     #[error(
         "`{0}` is not a log filter; write error, warn, info, debug or trace, \
@@ -64,6 +70,12 @@ pub type MaxSessions = Bounded<1, 64>;
 /// below the first no capture is of use, and the last is some gigabytes.
 pub type MaxSamples = Bounded<1_000, 100_000_000>;
 
+/// Bytes of names that are kept on disk: 1 MiB to 1 TiB.
+pub type CacheBytes = Bounded<0x10_0000, 0x100_0000_0000>;
+
+/// Most bytes of debug information of one file that are read: none to 64 GiB.
+pub type DebugBytes = Bounded<0, 0x10_0000_0000>;
+
 impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     /// A number known when the program is built; outside the bounds it does not compile where
     /// it makes a constant.
@@ -74,7 +86,7 @@ impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
 
     /// The number.
     pub fn get(self) -> usize {
-        // The largest bound in use is far below 2^32.
+        // The agent runs on 64 bit machines only.
         self.0 as usize
     }
 
@@ -203,6 +215,89 @@ impl FromStr for SocketPath {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         PathBuf::from(text).try_into()
+    }
+}
+
+/// Where names are kept on disk: the absolute path of a folder, or nowhere.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "PathBuf")]
+pub struct CacheDir(Option<PathBuf>);
+
+impl CacheDir {
+    /// The folder; `None`: nowhere.
+    pub fn into_path(self) -> Option<PathBuf> {
+        self.0
+    }
+}
+
+impl Default for CacheDir {
+    /// That of the systemd unit. Only root can use it.
+    fn default() -> Self {
+        let is_root = rustix::process::geteuid().is_root();
+        Self(is_root.then(|| "/var/cache/profiler".into()))
+    }
+}
+
+impl TryFrom<PathBuf> for CacheDir {
+    type Error = ValueError;
+
+    fn try_from(path: PathBuf) -> Result<Self, ValueError> {
+        if path.as_os_str().is_empty() {
+            Ok(Self(None))
+        } else if path.is_absolute() && path.file_name().is_some() {
+            Ok(Self(Some(path)))
+        } else {
+            Err(ValueError::CacheNotAbsolute(path))
+        }
+    }
+}
+
+impl FromStr for CacheDir {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        PathBuf::from(text).try_into()
+    }
+}
+
+/// The address of a debuginfod server.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ServerUrl(String);
+
+impl ServerUrl {
+    /// The address, without a slash at its end.
+    pub fn into_string(self) -> String {
+        self.0
+    }
+}
+
+impl FromStr for ServerUrl {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let host = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"));
+        let is_usable = |host: &str| {
+            !host.is_empty()
+                && !host.starts_with('/')
+                && host
+                    .chars()
+                    .all(|c| c.is_ascii_graphic() && !matches!(c, '?' | '#'))
+        };
+        match host.is_some_and(is_usable) {
+            true => Ok(Self(text.trim_end_matches('/').to_owned())),
+            false => Err(ValueError::Server(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for ServerUrl {
+    type Error = ValueError;
+
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        text.parse()
     }
 }
 
@@ -349,6 +444,41 @@ mod tests {
         for text in ["agent.sock", "", "/", "/run/.."] {
             let error = text.parse::<SocketPath>().unwrap_err();
             assert!(matches!(error, ValueError::SocketNotAbsolute(_)), "{text}");
+        }
+    }
+
+    #[test]
+    fn caches_are_absolute_or_none() {
+        let path = |text: &str| text.parse::<CacheDir>().map(CacheDir::into_path);
+        assert_eq!(path(""), Ok(None));
+        assert_eq!(path("/var/cache/x"), Ok(Some("/var/cache/x".into())));
+        for text in ["cache", "./x", "/", "/.."] {
+            assert!(path(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn servers_are_web_addresses() {
+        for (text, url) in [
+            (
+                "https://debuginfod.debian.net",
+                "https://debuginfod.debian.net",
+            ),
+            ("http://[::1]:8002/", "http://[::1]:8002"),
+            ("https://host/path/", "https://host/path"),
+        ] {
+            assert_eq!(text.parse::<ServerUrl>().unwrap().into_string(), url);
+        }
+        for text in [
+            "",
+            "host",
+            "https://",
+            "ftp://host",
+            "https:///x",
+            "https://a b",
+            "http://h?x",
+        ] {
+            assert!(text.parse::<ServerUrl>().is_err(), "{text}");
         }
     }
 

@@ -101,8 +101,14 @@ mod tests {
                 "_RNvMsr_NtCs3ssYzQotkvD_3std4pathNtB5_7PathBuf3new",
                 "<std::path::PathBuf>::new",
             ),
-            ("_ZNSt6vectorIiSaIiEE9push_backEOi", "std::vector<int, std::allocator<int> >::push_back(int&&)"),
-            ("_ZZ4mainENKUlvE_clEv", "main::{lambda()#1}::operator()() const"),
+            (
+                "_ZNSt6vectorIiSaIiEE9push_backEOi",
+                "std::vector<int, std::allocator<int> >::push_back(int&&)",
+            ),
+            (
+                "_ZZ4mainENKUlvE_clEv",
+                "main::{lambda()#1}::operator()() const",
+            ),
             ("_ZN3foo3barEv.part.0", "foo::bar() [clone .part.0]"),
             ("main", "main"),
             ("", ""),
@@ -127,10 +133,19 @@ mod tests {
     fn names_that_explode_are_cut_early() {
         let mut symbol = "_Z1fIiE".to_owned();
         symbol.push_str("v1A");
-        let doubling: String = (0..30u32).map(|n| {
-            let id = if n == 0 { String::new() } else { char::from_digit(n - 1, 36).unwrap().to_uppercase().to_string() };
-            format!("1AIS{id}_S{id}_E")
-        }).collect();
+        let doubling: String = (0..30u32)
+            .map(|n| {
+                let id = if n == 0 {
+                    String::new()
+                } else {
+                    char::from_digit(n - 1, 36)
+                        .unwrap()
+                        .to_uppercase()
+                        .to_string()
+                };
+                format!("1AIS{id}_S{id}_E")
+            })
+            .collect();
         let start = std::time::Instant::now();
         assert!(demangled(&format!("_Z1f1AIiiE{doubling}")).len() <= MAX_NAME + 3);
         let deep = format!("_Z1f{}i", "P".repeat(MAX_MANGLED - 10));

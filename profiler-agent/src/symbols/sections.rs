@@ -122,6 +122,12 @@ impl Binary {
         let mut options = MmapOptions::new();
         // SAFETY: the section lies within the file, as `ElfImage` has checked,
         // and nobody but the host's root can write to the file or cut it.
-        unsafe { options.offset(section.offset).len(len).map(self.file.file()) }.ok()
+        unsafe {
+            options
+                .offset(section.offset)
+                .len(len)
+                .map(self.file.file())
+        }
+        .ok()
     }
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
@@ -106,6 +107,7 @@ impl Agent {
             tcp,
             max_sessions: MaxSessions::new(2),
             session: SessionSettings {
+                symbols: Arc::default(),
                 load: LoadSettings {
                     ring_bytes: 1 << 16,
                     offcpu_rung: None,

@@ -42,18 +42,26 @@ pub(super) fn find<'a>(
         }
         let specifications = abbreviation.attributes();
         let is_read = match abbreviation.tag() {
-            constants::DW_TAG_subprogram => {
-                entries.read_attributes(specifications, &mut attributes).map(|()| {
+            constants::DW_TAG_subprogram => entries
+                .read_attributes(specifications, &mut attributes)
+                .map(|()| {
                     let is_wanted = add_function(units, unit, &attributes, targets, place);
-                    is_wanted.map(|is_wanted| holders.push(Holder { depth, place, is_wanted }))
-                })
-            }
+                    is_wanted.map(|is_wanted| {
+                        holders.push(Holder {
+                            depth,
+                            place,
+                            is_wanted,
+                        })
+                    })
+                }),
             constants::DW_TAG_inlined_subroutine
                 if let Some(holder) = holders.last().filter(|holder| holder.is_wanted) =>
             {
-                entries.read_attributes(specifications, &mut attributes).map(|()| {
-                    add_inlined(units, unit, &attributes, targets, holder.place, &mut files)
-                })
+                entries
+                    .read_attributes(specifications, &mut attributes)
+                    .map(|()| {
+                        add_inlined(units, unit, &attributes, targets, holder.place, &mut files)
+                    })
             }
             _ => entries.skip_attributes(specifications).map(Ok),
         };
@@ -124,9 +132,15 @@ fn indices<'a>(
     targets: &mut Targets<'_>,
 ) -> Result<Vec<usize>, Stopped> {
     let mut indices = Vec::new();
-    each_range(units.dwarf(), unit, attributes, targets, |targets, begin, end| {
-        indices.extend(targets.within(begin, end));
-    })?;
+    each_range(
+        units.dwarf(),
+        unit,
+        attributes,
+        targets,
+        |targets, begin, end| {
+            indices.extend(targets.within(begin, end));
+        },
+    )?;
     // Ranges that overlap must not add a level twice.
     indices.sort_unstable();
     indices.dedup();

@@ -88,9 +88,15 @@ pub(super) fn find<'a>(
             Ok(None) | Err(_) => break,
         };
         match &before {
-            None => is_code = targets.code.iter().any(|code| code.contains(&row.address())),
+            None => {
+                is_code = targets
+                    .code
+                    .iter()
+                    .any(|code| code.contains(&row.address()))
+            }
             Some(before) if is_code && before.address < row.address() => {
-                let first = wanted.partition_point(|index| targets.addresses[*index] < before.address);
+                let first =
+                    wanted.partition_point(|index| targets.addresses[*index] < before.address);
                 for index in &wanted[first..] {
                     if targets.addresses[*index] >= row.address() {
                         break;
@@ -103,7 +109,9 @@ pub(super) fn find<'a>(
         before = (!row.end_sequence()).then(|| Row {
             address: row.address(),
             file: row.file_index(),
-            line: row.line().map_or(0, |line| u32::try_from(line.get()).unwrap_or_default()),
+            line: row
+                .line()
+                .map_or(0, |line| u32::try_from(line.get()).unwrap_or_default()),
         });
     }
     Ok(())

@@ -84,12 +84,7 @@ impl Debug {
     /// Looks up addresses, which are sorted and distinct, as they stand in the
     /// ELF file. `code` are the addresses of its code: what a linker left out is
     /// described at addresses outside of it. `stop` is asked often.
-    pub fn names(
-        &self,
-        addresses: &[u64],
-        code: &[Range<u64>],
-        stop: &dyn Fn() -> bool,
-    ) -> Pass {
+    pub fn names(&self, addresses: &[u64], code: &[Range<u64>], stop: &dyn Fn() -> bool) -> Pass {
         let shared = self.shared.as_ref();
         let dwarf = self
             .sections

@@ -1,10 +1,7 @@
 //! The units of `.debug_info`: which of them an address lies in, and what
 //! entries of one say about those of another.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use gimli::{
     Abbreviations, AttributeValue, DebugInfoOffset, Dwarf, Reader, Section, UnitHeader, UnitOffset,
@@ -88,14 +85,20 @@ impl<'a> Units<'a> {
         let Some(root) = root(unit) else {
             return Ok(wanted);
         };
-        each_range(self.dwarf, unit, root.attrs(), targets, |targets, begin, end| {
-            for index in targets.within(begin, end) {
-                if !targets.found[index].is_done {
-                    targets.mark_done(index);
-                    wanted.push(index);
+        each_range(
+            self.dwarf,
+            unit,
+            root.attrs(),
+            targets,
+            |targets, begin, end| {
+                for index in targets.within(begin, end) {
+                    if !targets.found[index].is_done {
+                        targets.mark_done(index);
+                        wanted.push(index);
+                    }
                 }
-            }
-        })?;
+            },
+        )?;
         wanted.sort_unstable();
         Ok(wanted)
     }
@@ -174,7 +177,11 @@ impl<'a> Units<'a> {
 
     fn unit_around(&mut self, place: Place) -> Option<Arc<Unit<'a>>> {
         let (is_shared, offset) = place;
-        let headers = if is_shared { &self.shared } else { &self.headers };
+        let headers = if is_shared {
+            &self.shared
+        } else {
+            &self.headers
+        };
         let start = |header: &Header<'_>| header.debug_info_offset().map_or(0, |start| start.0);
         let after = headers.partition_point(|header| start(header) <= offset);
         let header = *headers.get(after.checked_sub(1)?)?;
@@ -205,7 +212,9 @@ fn own_name<'a>(
     attributes: &[gimli::Attribute<Slice<'a>>],
 ) -> Named<'a> {
     let value = |wanted| {
-        let attribute = attributes.iter().find(|attribute| attribute.name() == wanted);
+        let attribute = attributes
+            .iter()
+            .find(|attribute| attribute.name() == wanted);
         attribute.map(|attribute| attribute.value())
     };
     let text = |value: AttributeValue<Slice<'a>>| {
@@ -285,7 +294,11 @@ fn is_sane_table(mut table: Slice<'_>) -> gimli::Result<bool> {
 /// Where the root of a unit says that its lines are.
 fn line_table(header: &Header<'_>, abbreviations: &Abbreviations) -> Option<usize> {
     let mut entries = header.entries(abbreviations);
-    match entries.next_dfs().ok()??.attr_value(constants::DW_AT_stmt_list)? {
+    match entries
+        .next_dfs()
+        .ok()??
+        .attr_value(constants::DW_AT_stmt_list)?
+    {
         AttributeValue::DebugLineRef(offset) => Some(offset.0),
         _ => None,
     }

@@ -56,6 +56,26 @@ pub struct GoNames {
     module: Module,
 }
 
+/// What a table's header says of functions; places count from the table's begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GoLayout {
+    pub(crate) table: Place,
+    /// Go before 1.18: functions are listed by address, in words of 8 bytes,
+    /// and not by offset from `text`, in words of 4.
+    pub(crate) has_addresses: bool,
+    /// Go since 1.20: functions have a first line.
+    pub(crate) has_lines: bool,
+    /// Least length of an instruction, bytes.
+    pub(crate) quantum: u64,
+    /// How many functions.
+    pub(crate) count: u64,
+    /// Where the code begins.
+    pub(crate) text: u64,
+    pub(crate) names: u64,
+    pub(crate) values: u64,
+    pub(crate) functions: u64,
+}
+
 impl GoNames {
     /// Finds the table of a program.
     ///
@@ -71,6 +91,21 @@ impl GoNames {
         };
         names.module = Module::find(file, &names).ok_or(GoError::Damaged)?;
         Ok(names)
+    }
+
+    /// Where its functions are, for who reads all of them.
+    pub(crate) fn layout(&self) -> GoLayout {
+        GoLayout {
+            table: self.table,
+            has_addresses: self.header.format == Format::V116,
+            has_lines: self.header.format == Format::V120,
+            quantum: self.header.quantum,
+            count: self.header.count,
+            text: self.module.text,
+            names: self.header.names,
+            values: self.header.values,
+            functions: self.header.functions,
+        }
     }
 
     /// Whether calls that were inlined are known.

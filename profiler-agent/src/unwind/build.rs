@@ -6,8 +6,9 @@ use profiler_abi::unwind::{Rule, runtime_kind};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    cfi,
-    elf::{ElfImage, Place, ReadAt},
+    cfi::{self, signal},
+    elf::{ElfImage, Machine, Place, ReadAt},
+    go_rows,
     rows::{CodeRow, Full, Rows, Rules, UNSUPPORTED},
     table::{BuildError, BuildLimits, Source, Table, TableReport, Unsupported},
 };
@@ -15,6 +16,16 @@ use super::{
 /// Most bytes of a compressed `.debug_frame` once decompressed: that of the
 /// largest browsers.
 const MAX_DECOMPRESSED: u64 = 32 << 20;
+
+/// `mov $15, %rax` and `syscall`: what a signal handler returns to.
+const X86_64_SIGRETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
+
+/// `mov x8, #139` and `svc #0`.
+const AARCH64_SIGRETURN: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0, 0, 0xd4];
+
+/// Bytes of the `siginfo` that stands before the `ucontext` on aarch64
+/// (arch/arm64/kernel/signal.c, `struct rt_sigframe`).
+const AARCH64_SIGINFO: i32 = 128;
 
 /// What all sources of rows work with.
 pub(super) struct Builder<'a> {
@@ -25,6 +36,8 @@ pub(super) struct Builder<'a> {
     deadline: Duration,
     rules: Rules,
     rows: Rows,
+    /// By source.
+    functions: [u64; Source::ALL.len()],
     /// Where CPython's evaluation function is.
     python: Vec<Range<u64>>,
 }
@@ -43,6 +56,7 @@ impl<'a> Builder<'a> {
             deadline: cpu_time().saturating_add(limits.time),
             rules: Rules::new(),
             rows: Rows::new(addresses, limits.bytes).map_err(|Full| too_large(limits))?,
+            functions: [0; Source::ALL.len()],
             python: Vec::new(),
         })
     }
@@ -50,10 +64,16 @@ impl<'a> Builder<'a> {
     pub(super) fn build(mut self) -> Result<Table, BuildError> {
         self.find_interpreters();
         self.read_eh_frame()?;
+        go_rows::read(&mut self)?;
         self.read_debug_frame()?;
+        self.report.functions = self.functions.iter().sum();
         if self.report.functions == 0 {
             return Err(BuildError::NoRules);
         }
+        let most = Source::ALL
+            .into_iter()
+            .max_by_key(|source| self.functions[*source as usize]);
+        self.report.source = most.unwrap_or_default();
         let base = self.rows.base();
         let packed = self.rows.pack();
         self.report.rows = packed.rows;
@@ -120,6 +140,42 @@ impl Builder<'_> {
         (start < end).then_some(start..end)
     }
 
+    /// Reads code at an address; false where it does not come from the file.
+    pub(super) fn read_code(&self, address: u64, buffer: &mut [u8]) -> bool {
+        let offset = self.image.offset_of(address);
+        offset.is_some_and(|offset| self.file.read_exact_at(buffer, offset).is_ok())
+    }
+
+    /// The rule of the signal trampoline that begins at an address, and where
+    /// its rows begin: return addresses are looked up one before, so at what
+    /// fills the space before it.
+    pub(super) fn trampoline(&self, address: u64) -> Option<(Rule, u64)> {
+        let rule = match self.image.machine {
+            Machine::X86_64 => {
+                let mut code = [0; X86_64_SIGRETURN.len()];
+                let is_there = self.read_code(address, &mut code);
+                (is_there && code == X86_64_SIGRETURN).then_some(signal(0))
+            }
+            Machine::Aarch64 => {
+                let mut code = [0; AARCH64_SIGRETURN.len()];
+                let is_there = self.read_code(address, &mut code);
+                (is_there && code == AARCH64_SIGRETURN).then_some(signal(AARCH64_SIGINFO))
+            }
+        }?;
+        Some((rule, self.before_trampoline(address)))
+    }
+
+    /// One before a trampoline, if no instruction begins and ends there that
+    /// code could stop at: only what fills space does, or is part of it.
+    fn before_trampoline(&self, address: u64) -> u64 {
+        const FILLERS: [u8; 3] = [0x90, 0xcc, 0];
+        let mut byte = [0];
+        let before = address.saturating_sub(1);
+        let is_filler = self.image.machine == Machine::Aarch64
+            || self.read_code(before, &mut byte) && FILLERS.contains(&byte[0]);
+        if is_filler { before } else { address }
+    }
+
     /// A row with a rule.
     pub(super) fn row(&mut self, address: u64, rule: Rule) -> CodeRow {
         match self.rules.index(rule) {
@@ -144,10 +200,7 @@ impl Builder<'_> {
         function: Range<u64>,
         rows: &mut [CodeRow],
     ) -> Result<(), BuildError> {
-        if self.report.source == Source::None {
-            self.report.source = source;
-        }
-        self.report.functions += 1;
+        self.functions[source as usize] += 1;
         if self
             .python
             .iter()
@@ -168,6 +221,11 @@ impl Builder<'_> {
                 row.rule = index;
             }
         }
+    }
+
+    /// Whether both ends of a function have rules already.
+    pub(super) fn covers(&self, function: &Range<u64>) -> bool {
+        self.rows.covers(function)
     }
 
     /// Fails where the thread has had its time.

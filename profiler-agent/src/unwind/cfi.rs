@@ -6,7 +6,6 @@
 
 mod rule;
 mod state;
-mod window;
 
 use std::{collections::HashMap, ops::Range};
 
@@ -16,13 +15,13 @@ pub(super) use self::rule::{END, signal};
 use self::{
     rule::convert,
     state::{Bytes, Malformed, Program, Registers, Step},
-    window::Window,
 };
 use super::{
     build::Builder,
     elf::{Machine, Place, ReadAt},
     rows::CodeRow,
     table::{BuildError, Source, Unsupported},
+    window::Window,
 };
 
 /// Largest entry that is read: that of a function with 10,000 rows is 100 KB.
@@ -265,6 +264,9 @@ impl<'b, 'a> Reader<'b, 'a> {
         let Some(range) = self.builder.code_range(start, size).filter(|_| !dropped) else {
             return Ok(());
         };
+        if self.format == Format::DebugFrame && self.builder.covers(&range) {
+            return Ok(());
+        }
         let common = function.cie();
         self.program.reset(
             common.code_alignment_factor(),

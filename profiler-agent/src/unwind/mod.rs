@@ -9,5 +9,7 @@ mod build;
 mod cfi;
 pub mod copied;
 pub mod elf;
+mod go_rows;
 mod rows;
 pub mod table;
+mod window;

@@ -154,6 +154,23 @@ impl Rows {
         self.base
     }
 
+    /// Whether both ends of a function have rules already.
+    pub(super) fn covers(&self, function: &Range<u64>) -> bool {
+        let has_rule = |address: u64| {
+            let relative = address.checked_sub(self.base)?;
+            let page = self.pages.get(usize::try_from(relative / PAGE).ok()?)?;
+            let pc = (relative % PAGE) as u16;
+            if u32::from(pc) >= page.end {
+                return None;
+            }
+            let at = page.rows.partition_point(|row| row.pc <= pc);
+            let row = page.rows.get(at.checked_sub(1)?)?;
+            (row.rule != NO_RULE).then_some(())
+        };
+        let ends = [function.start, function.end.saturating_sub(1)];
+        ends.into_iter().all(|address| has_rule(address).is_some())
+    }
+
     /// Adds the rows of a function, in ascending order, the first one at its
     /// start. What lies outside of the addresses is left out.
     pub(super) fn add(&mut self, function: Range<u64>, rows: &[CodeRow]) -> Result<(), Full> {

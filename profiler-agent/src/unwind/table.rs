@@ -55,10 +55,10 @@ pub enum BuildError {
     },
 }
 
-/// Where most rows of a table come from.
+/// Where most functions of a table come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Source {
-    /// From nowhere.
+    /// From none of the others: code that is recognised by what it does.
     #[default]
     None,
     /// From `.eh_frame`.
@@ -67,6 +67,11 @@ pub enum Source {
     DebugFrame,
     /// From the stack-delta tables of Go.
     Go,
+}
+
+impl Source {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::None, Self::EhFrame, Self::DebugFrame, Self::Go];
 }
 
 /// Why a row's frame cannot be followed in the kernel.
@@ -118,7 +123,7 @@ impl Unsupported {
 /// What there is in a table, and what could not be put there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableReport {
-    /// Where most rows come from.
+    /// Where most functions come from.
     pub source: Source,
     /// Functions, or parts of functions, with rows.
     pub functions: u64,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::unwind::elf::{Place, ReadAt};
+use super::elf::{Place, ReadAt};
 
 /// Bytes read at a time.
 const WINDOW: u64 = 256 << 10;

@@ -7,6 +7,7 @@ use profiler_proto::pb::{Check, CheckState};
 
 mod capabilities;
 mod host;
+pub mod process;
 
 use capabilities::Capabilities;
 pub use host::Host;

@@ -37,6 +37,22 @@ pub struct ProcessKey {
     pub exec_id: u64,
 }
 
+impl ProcessKey {
+    /// The process that has this id now, whichever program it runs.
+    ///
+    /// # Errors
+    /// Fails where there is none.
+    pub fn of(pid: u32) -> Result<Self, ProcessError> {
+        let stat = read(pid, "stat")?;
+        let ticks = start_ticks_of_stat(&stat).ok_or(ProcessError::Gone(pid))?;
+        Ok(Self {
+            pid,
+            start_ns: ticks.saturating_mul(NS_PER_TICK),
+            exec_id: 0,
+        })
+    }
+}
+
 /// One executable mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
@@ -207,7 +223,7 @@ fn open(
     }
 }
 
-fn check_alive(key: &ProcessKey) -> Result<(), ProcessError> {
+pub(crate) fn check_alive(key: &ProcessKey) -> Result<(), ProcessError> {
     let stat = read(key.pid, "stat")?;
     match start_ticks_of_stat(&stat) {
         Some(ticks) if ticks == key.start_ns / NS_PER_TICK => Ok(()),

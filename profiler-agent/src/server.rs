@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::access::Peer;
 use crate::bpf::LoadSettings;
+use crate::doctor::process::ProcessExamError;
 use crate::session::{ErrorKind, SessionControl, SessionEvent, SessionSettings};
 use crate::sessions::{Refused, Sessions};
 use crate::{doctor, own_cost};
@@ -55,7 +56,7 @@ pub struct Service {
     settings: SessionSettings,
     backend: Backend,
     started: Instant,
-    /// One probe at a time: each loads every program there is.
+    /// One examination at a time: each takes a second or more of a CPU.
     probing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -154,6 +155,34 @@ impl Profiler for Service {
             Ok(response) => Ok(Response::new(response)),
             Err(error) => Err(Status::internal(format!("the examination failed: {error}"))),
         }
+    }
+
+    async fn doctor_process(
+        &self,
+        request: Request<pb::DoctorProcessRequest>,
+    ) -> Result<Response<pb::DoctorProcessResponse>, Status> {
+        let pid = request.into_inner().pid;
+        let turn = Arc::clone(&self.probing).lock_owned().await;
+        let symbols = Arc::clone(&self.settings.symbols);
+        let examination = tokio::task::spawn_blocking(move || {
+            // Held to the end even where the caller does not wait for it.
+            let _turn = turn;
+            doctor::process::examine(pid, symbols.fetched())
+        });
+        match examination.await {
+            Ok(Ok(response)) => Ok(Response::new(response)),
+            Ok(Err(error)) => Err(process_exam_failed(&error)),
+            Err(error) => Err(Status::internal(format!("the examination failed: {error}"))),
+        }
+    }
+}
+
+fn process_exam_failed(error: &ProcessExamError) -> Status {
+    let message = error.to_string();
+    match error {
+        ProcessExamError::None(_) => Status::not_found(message),
+        ProcessExamError::Denied { .. } => Status::permission_denied(message),
+        ProcessExamError::Failed(_) => Status::internal(message),
     }
 }
 

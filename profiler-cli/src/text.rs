@@ -82,6 +82,23 @@ pub(crate) fn elide(text: &str, limit: usize) -> String {
     )
 }
 
+/// The words of a text in lines of at most `width` characters. A word that is longer is elided.
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        let word = elide(word, width);
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(&word);
+            }
+            _ => lines.push(word),
+        }
+    }
+    lines.retain(|line| !line.trim().is_empty());
+    lines
+}
+
 /// A count with a comma between each three digits.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -273,6 +290,14 @@ mod tests {
         assert_eq!(at(1_798_761_600), "2027-01-01 00:00:00");
         assert_eq!(utc_compact(1_795_182_901_000_000_000), "20261120T135501Z");
         assert_eq!(utc_time(1_795_182_901_000_000_000), "13:55:01");
+    }
+
+    #[test]
+    fn lines_are_no_longer_than_asked_for() {
+        let text = format!("one two  three {} four", "x".repeat(500));
+        let lines = wrapped(&text, 9);
+        assert_eq!(lines, ["one two ", "three", "xxx...xxx", "four"]);
+        assert!(wrapped("", 9).is_empty());
     }
 
     #[test]

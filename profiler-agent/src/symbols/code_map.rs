@@ -74,6 +74,14 @@ impl<T: Clone> CodeMap<T> {
         self.ranges.is_empty()
     }
 
+    /// Ranges that begin in `addresses`.
+    pub fn count_in(&self, addresses: Range<u64>) -> usize {
+        match addresses.is_empty() {
+            true => 0,
+            false => self.ranges.range(addresses).count(),
+        }
+    }
+
     /// Memory that the map takes, about: for each version its own size, and
     /// half as much for what lies between.
     pub fn bytes(&self) -> usize {

@@ -172,6 +172,11 @@ impl Jitdump {
         self.places.len()
     }
 
+    /// Those that begin in `addresses`.
+    pub fn count_in(&self, addresses: Range<u64>) -> usize {
+        self.places.count_in(addresses)
+    }
+
     /// Whether there is no name.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()

@@ -7,6 +7,7 @@
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
+    ops::Range,
     os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::Arc,
@@ -130,6 +131,11 @@ impl PerfMap {
     /// Ranges that have names.
     pub fn len(&self) -> usize {
         self.names.len()
+    }
+
+    /// Those that begin in `addresses`.
+    pub fn count_in(&self, addresses: Range<u64>) -> usize {
+        self.names.count_in(addresses)
     }
 
     /// Whether there is no name.

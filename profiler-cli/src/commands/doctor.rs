@@ -1,52 +1,57 @@
 //! `profiler doctor`: what this host can measure, and how to get the rest.
 
+mod process;
+
 use std::io::{self, Write};
 
-use profiler_proto::Event;
 use profiler_proto::pb::{self, CheckState, DoctorResponse};
+use profiler_proto::{Event, Pid};
 use serde_json::{Value, json};
 
-use super::{Output, ask};
-use crate::client::{Agent, AgentArgs, NoAgent};
+use super::{QuestionArgs, ask};
+use crate::client::{Agent, NoAgent};
 use crate::error::{CliError, exit};
-use crate::stdio;
-use crate::text::{clean, count};
+use crate::text::{clean, count, wrapped};
 
 const AFTER_HELP: &str = "\
 Every way to measure an event is loaded and attached for real, then taken down again.
-Exits with 3 if an event cannot be measured.
+Exits with 3 if an event cannot be measured, or, with --pid, if some code of the process can be
+neither unwound by rules nor named.
 
 Examples:
   profiler doctor
+  profiler doctor --pid 812
   profiler doctor --output json";
+
+/// Columns of what is printed as a table: what most terminals show side by side.
+const WIDTH: usize = 100;
+const STATE_WIDTH: usize = 10;
 
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// How to print the result: text or json
-    #[arg(long, value_enum, default_value_t = Output::Text, hide_possible_values = true)]
-    output: Output,
+    /// Look at this process instead: which of its code can be unwound and named
+    #[arg(short, long, value_name = "PID")]
+    pid: Option<Pid>,
     #[command(flatten)]
-    agent: AgentArgs,
+    question: QuestionArgs,
 }
 
 /// Asks the agent and prints the answer.
 pub(crate) fn run(args: &Args) -> Result<u8, CliError> {
+    if let Some(pid) = args.pid {
+        return process::run(pid, &args.question);
+    }
     let answer = ask(async {
-        let mut agent = Agent::connect(&args.agent, NoAgent::StartOne).await?;
+        let mut agent = Agent::connect(&args.question.agent, NoAgent::StartOne).await?;
         let answer = agent.client.doctor(pb::DoctorRequest {}).await;
         let answer = answer.map_err(|status| agent.error("the examination of the host", &status));
         let log = agent.end().await;
         answer.map_err(|error| error.with_agent_log(&log))
     })?
     .into_inner();
-    stdio::print(|out| match args.output {
-        Output::Text => write_text(&answer, out),
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut *out, &json(&answer))?;
-            writeln!(out)
-        }
-    })?;
+    args.question
+        .print(|out| write_text(&answer, out), || json(&answer))?;
     let complete = answer.events.iter().all(|event| in_use(event).is_some());
     Ok(if complete {
         exit::COMPLETE
@@ -61,33 +66,27 @@ fn in_use(event: &pb::EventProbe) -> Option<&pb::RungProbe> {
 }
 
 fn write_text(answer: &DoctorResponse, out: &mut dyn Write) -> io::Result<()> {
-    let width = answer
-        .checks
-        .iter()
-        .map(|c| c.name.len())
-        .max()
-        .unwrap_or(0);
-    for check in &answer.checks {
-        let state = state_word(check.state());
-        writeln!(
-            out,
-            "{state:<10}{:<width$}  {}",
-            clean(&check.name),
-            clean(&check.found)
-        )?;
-        if !check.advice.is_empty() {
-            writeln!(
-                out,
-                "{:10}{:<width$}  to do: {}",
-                "",
-                "",
-                clean(&check.advice)
-            )?;
-        }
-    }
+    write_checks(&answer.checks, out)?;
     for event in &answer.events {
         writeln!(out)?;
         write_event(event, &answer.checks, out)?;
+    }
+    Ok(())
+}
+
+fn write_checks(checks: &[pb::Check], out: &mut dyn Write) -> io::Result<()> {
+    let width = checks.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    let room = WIDTH.saturating_sub(STATE_WIDTH + width + 2);
+    for check in checks {
+        let mut left = (state_word(check.state()), clean(&check.name));
+        let mut texts = vec![clean(&check.found)];
+        if !check.advice.is_empty() {
+            texts.push(format!("to do: {}", clean(&check.advice)));
+        }
+        for line in texts.iter().flat_map(|text| wrapped(text, room)) {
+            let (state, name) = std::mem::take(&mut left);
+            writeln!(out, "{state:<STATE_WIDTH$}{name:<width$}  {line}")?;
+        }
     }
     Ok(())
 }
@@ -181,14 +180,6 @@ fn state_word(state: CheckState) -> &'static str {
 }
 
 fn json(answer: &DoctorResponse) -> Value {
-    let checks = answer.checks.iter().map(|check| {
-        json!({
-            "name": check.name,
-            "state": state_word(check.state()),
-            "found": check.found,
-            "advice": check.advice,
-        })
-    });
     let events = answer.events.iter().map(|event| {
         let rungs = event.rungs.iter().map(|rung| {
             json!({
@@ -206,9 +197,21 @@ fn json(answer: &DoctorResponse) -> Value {
         })
     });
     json!({
-        "checks": checks.collect::<Vec<_>>(),
+        "checks": checks_json(&answer.checks),
         "events": events.collect::<Vec<_>>(),
     })
+}
+
+fn checks_json(checks: &[pb::Check]) -> Vec<Value> {
+    let checks = checks.iter().map(|check| {
+        json!({
+            "name": check.name,
+            "state": state_word(check.state()),
+            "found": check.found,
+            "advice": check.advice,
+        })
+    });
+    checks.collect()
 }
 
 fn sorted(rung: &pb::RungProbe) -> std::collections::BTreeMap<&String, u64> {

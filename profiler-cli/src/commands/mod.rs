@@ -11,11 +11,13 @@ mod top;
 
 use std::fs::File;
 use std::future::Future;
-use std::io::{BufReader, Write};
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use profiler_proto::{Capture, Event, read_capture};
+use serde_json::Value;
 
+use crate::client::AgentArgs;
 use crate::error::CliError;
 use crate::interrupts::Interrupts;
 use crate::output::PendingFile;
@@ -66,6 +68,33 @@ pub(crate) enum Output {
     Json,
 }
 
+/// A question to an agent, and how its answer is printed.
+#[derive(clap::Args)]
+struct QuestionArgs {
+    /// How to print the answer: text or json
+    #[arg(long, value_enum, default_value_t = Output::Text, hide_possible_values = true)]
+    output: Output,
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+impl QuestionArgs {
+    /// Prints an answer in one of its two forms.
+    fn print(
+        &self,
+        text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+        json: impl FnOnce() -> Value,
+    ) -> Result<(), CliError> {
+        stdio::print(|out| match self.output {
+            Output::Text => text(out),
+            Output::Json => {
+                serde_json::to_writer_pretty(&mut *out, &json())?;
+                writeln!(out)
+            }
+        })
+    }
+}
+
 /// Which capture, and what of it.
 #[derive(clap::Args)]
 struct CaptureArgs {
@@ -85,7 +114,7 @@ struct CaptureArgs {
 
 impl CaptureArgs {
     fn read(&self) -> Result<Capture, CliError> {
-        let failed = |error: std::io::Error| CliError::file("read", &self.path, error);
+        let failed = |error: io::Error| CliError::file("read", &self.path, error);
         let file = File::open(&self.path).map_err(failed)?;
         if file.metadata().map_err(failed)?.is_dir() {
             let inside = self.path.join("host.capture");

@@ -6,11 +6,10 @@ use profiler_proto::pb::{self, Phase, SessionStatus, StatusResponse};
 use profiler_proto::{CaptureSpec, Ledger, UnwindFacts};
 use serde_json::{Value, json};
 
-use super::{Output, ask};
-use crate::client::{Agent, AgentArgs, NoAgent};
+use super::{QuestionArgs, ask};
+use crate::client::{Agent, NoAgent};
 use crate::error::{CliError, exit};
 use crate::render::{json as json_output, ledger};
-use crate::stdio;
 use crate::text::{bytes, clean, count, duration, percent, plural, share};
 
 const AFTER_HELP: &str = "\
@@ -21,28 +20,20 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// How to print the status: text or json
-    #[arg(long, value_enum, default_value_t = Output::Text, hide_possible_values = true)]
-    output: Output,
     #[command(flatten)]
-    agent: AgentArgs,
+    question: QuestionArgs,
 }
 
 /// Asks the agent and prints the answer. No agent is started for that: it would have nothing to tell.
 pub(crate) fn run(args: &Args) -> Result<u8, CliError> {
     let answer = ask(async {
-        let mut agent = Agent::connect(&args.agent, NoAgent::Fail).await?;
+        let mut agent = Agent::connect(&args.question.agent, NoAgent::Fail).await?;
         let answer = agent.client.status(pb::StatusRequest {}).await;
         answer.map_err(|status| agent.error("the question for its status", &status))
     })?
     .into_inner();
-    stdio::print(|out| match args.output {
-        Output::Text => write_text(&answer, out),
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut *out, &json(&answer))?;
-            writeln!(out)
-        }
-    })?;
+    args.question
+        .print(|out| write_text(&answer, out), || json(&answer))?;
     Ok(exit::COMPLETE)
 }
 

@@ -219,4 +219,24 @@ impl Profiler for Service {
             events: vec![probe(1, true), probe(3, false)],
         }))
     }
+
+    async fn doctor_process(
+        &self,
+        request: Request<pb::DoctorProcessRequest>,
+    ) -> Result<Response<pb::DoctorProcessResponse>, Status> {
+        match request.into_inner().pid {
+            1 => Err(Status::permission_denied("process 1: not yours")),
+            812 => Ok(Response::new(pb::DoctorProcessResponse {
+                pid: 812,
+                comm: "node".to_owned(),
+                mappings: vec![pb::CodeMapping {
+                    unwind: ".eh_frame".to_owned(),
+                    names_state: pb::CheckState::Failed.into(),
+                    ..pb::CodeMapping::default()
+                }],
+                ..pb::DoctorProcessResponse::default()
+            })),
+            pid => Err(Status::not_found(format!("there is no process {pid}"))),
+        }
+    }
 }

@@ -435,3 +435,21 @@ fn status_and_doctor_print_and_judge() {
         );
     }
 }
+
+#[test]
+fn doctor_looks_at_one_process() {
+    let bench = Bench::new(Behaviour::Deliver);
+    let ask = |pid: &str| {
+        let args = ["doctor", "--socket", bench.agent.address(), "--pid", pid];
+        run(bench.place.profiler(&args))
+    };
+    let (code, out, _) = ask("812");
+    assert!(code == 3 && out.contains("812 node"), "{out}");
+    let (code, out, error) = ask("9");
+    assert!(code == 1 && out.is_empty(), "{out}");
+    assert!(error.contains("there is no process 9"), "{error}");
+    let (code, _, error) = ask("1");
+    assert!(code == 5 && error.contains("not yours"), "{error}");
+    let (code, _, error) = ask("0");
+    assert!(code == 2, "{error}");
+}

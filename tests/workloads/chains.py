@@ -6,6 +6,7 @@ way is a list of [function, file, line], outermost first, and the line of its la
 """
 
 import asyncio
+import ctypes
 import functools
 import hashlib
 import json
@@ -94,6 +95,7 @@ manager_work = worker("manager_work")
 partial_work = worker("partial_work")
 nested_work = worker("nested_work")
 unicode_work = worker("unicode_work")
+callback_work = worker("callback_work")
 thread_work = worker("thread_work")
 
 
@@ -315,6 +317,16 @@ def größe_函数():
     return unicode_work()
 
 
+@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+def compare(_left, _right):
+    callback_work()
+    return 0
+
+
+def calls_back(library=ctypes.CDLL(None)):
+    library.qsort((ctypes.c_int * 2)(2, 1), 2, ctypes.sizeof(ctypes.c_int), compare)
+
+
 def hashes(buffer=b"x" * 400_000):
     """Leaves the interpreter lock to others while it works."""
     return hashlib.sha256(buffer).digest()
@@ -351,6 +363,7 @@ def drive():
     functools.partial(partial_work, 1)()
     nests()
     größe_函数()
+    calls_back()
 
 
 def main():

@@ -135,14 +135,15 @@ pub const CHECKSUM_SHIFT: u32 = 33;
 /// [`CodeRecord`].
 pub const KIND_CODE: u32 = 7;
 
-/// Most bytes kept of the name of a function: the first ones.
+/// Room for the name of a function: its first bytes. Of each of these three,
+/// four bytes stay unused, so that a mask bounds what is read.
 pub const CODE_NAME_BYTES: usize = 128;
 
-/// Most bytes kept of the path of a source file: the last ones.
+/// Room for the path of a source file: its last bytes.
 pub const CODE_FILE_BYTES: usize = 256;
 
-/// Most bytes kept of a line table: the first ones.
-pub const CODE_LINES_BYTES: usize = 4096;
+/// Room for a line table: its first bytes.
+pub const CODE_LINES_BYTES: usize = 8192;
 
 /// A code object, sent once before the first stack that refers to it. It may
 /// be sent again when the kernel side has forgotten that it was.

@@ -99,25 +99,25 @@ extern "C" fn send_code(slot: u32) -> u32 {
 /// Writes the record. Returns its size, nothing where the name cannot be read.
 #[inline(always)]
 unsafe fn fill(state: *const State, record: *mut CodeRecord) -> Option<usize> {
-    // SAFETY: the caller's promise; the helpers check what they read, and the
-    // masks bound the lengths to those of the targets.
+    // SAFETY: the caller's promise; the helpers check what they read, and
+    // `fitting` bounds the lengths to those of the targets.
     unsafe {
         let info = &raw const (*state).info;
         let block = (&raw const (*state).code_block).cast::<u8>();
         let name = text(state, field(block, (*info).code_name));
-        let name_len = clamp(name.bytes, CODE_NAME_BYTES as u64);
+        let name_len = fitting(name.bytes, CODE_NAME_BYTES);
         let to = (&raw mut (*record).name).cast::<u8>();
-        if name.width == 0 || !copy(to, name_len & 0xff, name.data) {
+        if name.width == 0 || !copy(to, name_len, name.data) {
             return None;
         }
         (*record).name_width = name.width;
         (*record).name_len = name_len as u16;
         (*record).name_cut = u8::from(name.bytes > u64::from(name_len));
         let file = text(state, field(block, (*info).code_file));
-        let file_len = clamp(file.bytes, CODE_FILE_BYTES as u64);
+        let file_len = fitting(file.bytes, CODE_FILE_BYTES);
         let to = (&raw mut (*record).file).cast::<u8>();
         let end = file.data.wrapping_add(file.bytes);
-        let is_read = copy(to, file_len & 0x1ff, end.wrapping_sub(u64::from(file_len)));
+        let is_read = copy(to, file_len, end.wrapping_sub(u64::from(file_len)));
         (*record).file_width = if is_read { file.width } else { 0 };
         (*record).file_len = file_len as u16;
         (*record).file_cut = u8::from(file.bytes > u64::from(file_len));
@@ -181,25 +181,29 @@ unsafe fn lines(state: *const State, record: *mut CodeRecord, object: u64) -> u3
         let info = &raw const (*state).info;
         let size_at = object.wrapping_add(u64::from((*info).bytes_size));
         let size = bpf_probe_read_user(size_at as *const u64).unwrap_or(u64::MAX);
-        let mut len = clamp(size, CODE_LINES_BYTES as u64);
+        let mut len = fitting(size, CODE_LINES_BYTES);
         let data = object.wrapping_add(u64::from((*info).bytes_data));
         let to = (&raw mut (*record).lines).cast::<u8>();
-        if !copy(to, len & 0x1fff, data) {
+        if !copy(to, len, data) {
             len = 0;
         }
-        (*record).lines_size = clamp(size, u64::from(u32::MAX));
+        (*record).lines_size = if size < u64::from(u32::MAX) {
+            size as u32
+        } else {
+            u32::MAX
+        };
         (*record).lines_len = len;
         len
     }
 }
 
+/// How much is read of `bytes` where there is room for `room`, a power of two.
+/// Masked as well, so that the verifier of every kernel sees the bound.
 #[inline(always)]
-fn clamp(value: u64, most: u64) -> u32 {
-    if value < most {
-        value as u32
-    } else {
-        most as u32
-    }
+fn fitting(bytes: u64, room: usize) -> u32 {
+    let most = room as u64 - 4;
+    let len = if bytes < most { bytes } else { most };
+    len as u32 & (room as u32 - 1)
 }
 
 /// Reads `len` bytes of the process's memory.

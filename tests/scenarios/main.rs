@@ -25,6 +25,7 @@ mod io;
 mod leaks;
 mod offcpu;
 mod overflow;
+mod python;
 mod sessions;
 mod target;
 mod tls;
@@ -59,6 +60,14 @@ const TESTS: &[(&str, Test)] = &[
     (
         "cpu_deep_recursion_is_marked_cut",
         cpu::deep_recursion_is_marked_cut,
+    ),
+    (
+        "python_functions_of_every_version",
+        python::functions_of_every_version,
+    ),
+    (
+        "python_interpreter_that_lies",
+        python::an_interpreter_that_lies,
     ),
     (
         "offcpu_exact_and_sampled_on_every_rung",

@@ -6,9 +6,9 @@ use profiler_abi::unwind::{Rule, runtime_kind};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    cfi::{self, signal},
-    elf::{ElfImage, Machine, Place, ReadAt},
-    go_rows,
+    cfi,
+    elf::{ElfImage, Place, ReadAt},
+    go_rows, known_code, plt,
     rows::{CodeRow, Full, Rows, Rules, UNSUPPORTED},
     table::{BuildError, BuildLimits, Source, Table, TableReport, Unsupported},
 };
@@ -16,16 +16,6 @@ use super::{
 /// Most bytes of a compressed `.debug_frame` once decompressed: that of the
 /// largest browsers.
 const MAX_DECOMPRESSED: u64 = 32 << 20;
-
-/// `mov $15, %rax` and `syscall`: what a signal handler returns to.
-const X86_64_SIGRETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
-
-/// `mov x8, #139` and `svc #0`.
-const AARCH64_SIGRETURN: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0, 0, 0xd4];
-
-/// Bytes of the `siginfo` that stands before the `ucontext` on aarch64
-/// (arch/arm64/kernel/signal.c, `struct rt_sigframe`).
-const AARCH64_SIGINFO: i32 = 128;
 
 /// What all sources of rows work with.
 pub(super) struct Builder<'a> {
@@ -63,9 +53,13 @@ impl<'a> Builder<'a> {
 
     pub(super) fn build(mut self) -> Result<Table, BuildError> {
         self.find_interpreters();
+        // The best source first: what one says is not changed by the next.
+        known_code::read(&mut self)?;
         self.read_eh_frame()?;
         go_rows::read(&mut self)?;
         self.read_debug_frame()?;
+        plt::read(&mut self)?;
+        known_code::read_start(&mut self)?;
         self.report.functions = self.functions.iter().sum();
         if self.report.functions == 0 {
             return Err(BuildError::NoRules);
@@ -144,36 +138,6 @@ impl Builder<'_> {
     pub(super) fn read_code(&self, address: u64, buffer: &mut [u8]) -> bool {
         let offset = self.image.offset_of(address);
         offset.is_some_and(|offset| self.file.read_exact_at(buffer, offset).is_ok())
-    }
-
-    /// The rule of the signal trampoline that begins at an address, and where
-    /// its rows begin: return addresses are looked up one before, so at what
-    /// fills the space before it.
-    pub(super) fn trampoline(&self, address: u64) -> Option<(Rule, u64)> {
-        let rule = match self.image.machine {
-            Machine::X86_64 => {
-                let mut code = [0; X86_64_SIGRETURN.len()];
-                let is_there = self.read_code(address, &mut code);
-                (is_there && code == X86_64_SIGRETURN).then_some(signal(0))
-            }
-            Machine::Aarch64 => {
-                let mut code = [0; AARCH64_SIGRETURN.len()];
-                let is_there = self.read_code(address, &mut code);
-                (is_there && code == AARCH64_SIGRETURN).then_some(signal(AARCH64_SIGINFO))
-            }
-        }?;
-        Some((rule, self.before_trampoline(address)))
-    }
-
-    /// One before a trampoline, if no instruction begins and ends there that
-    /// code could stop at: only what fills space does, or is part of it.
-    fn before_trampoline(&self, address: u64) -> u64 {
-        const FILLERS: [u8; 3] = [0x90, 0xcc, 0];
-        let mut byte = [0];
-        let before = address.saturating_sub(1);
-        let is_filler = self.image.machine == Machine::Aarch64
-            || self.read_code(before, &mut byte) && FILLERS.contains(&byte[0]);
-        if is_filler { before } else { address }
     }
 
     /// A row with a rule.

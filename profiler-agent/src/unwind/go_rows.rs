@@ -27,6 +27,7 @@ use self::{
 use super::{
     build::Builder,
     cfi::END,
+    known_code::trampoline_at,
     rows::CodeRow,
     table::{BuildError, Source, Unsupported},
 };
@@ -87,7 +88,7 @@ struct Reader<'r, 'a> {
 impl Reader<'_, '_> {
     /// Adds rows for a range, and says for which one they are.
     fn read(&mut self, range: Range<u64>) -> Range<u64> {
-        if let Some((rule, start)) = self.builder.trampoline(range.start) {
+        if let Some((rule, start)) = trampoline_at(self.builder, range.start) {
             self.push(start, Ok(rule));
             return start..range.end;
         }

@@ -3,13 +3,24 @@
 //!
 //! `elf` reads files that others may change meanwhile; `table` builds what the
 //! heap holds, from rows (`rows`) that come from call frame information
-//! (`cfi`), procedure linkage tables (`plt`) and Go's own tables (`go_rows`).
+//! (`cfi`), Go's own tables (`go_rows`), procedure linkage tables (`plt`) and
+//! code that is recognised by its bytes (`known_code`).
 
+mod bell;
+pub mod binary;
 mod build;
 mod cfi;
 pub mod copied;
 pub mod elf;
 mod go_rows;
+mod known_code;
+mod plt;
+mod heap;
+mod kernel_maps;
+pub mod loader;
+mod registry;
 mod rows;
+pub mod shared;
+mod space;
 pub mod table;
 mod window;

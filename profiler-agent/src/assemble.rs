@@ -164,10 +164,15 @@ impl Assembler<'_> {
         }
         let user = resolved.user_stacks.get(&(process, ids.user));
         let kernel = resolved.kernel_stacks.get(&ids.kernel);
+        let (user_end, user_method) = match user {
+            Some(user) => user.walked.unwrap_or((ids.user_end, ids.user_method)),
+            None if ids.user_end == stack_end::COPIED => (stack_end::LOST, unwind_method::NONE),
+            None => (ids.user_end, ids.user_method),
+        };
         let stack = Stack {
-            user: self.frame_ids(user.map_or(&[], |frames| frames), FrameKind::User),
-            user_end: end(ids.user_end),
-            user_method: method(ids.user_method),
+            user: self.frame_ids(user.map_or(&[], |stack| &stack.frames), FrameKind::User),
+            user_end: end(user_end),
+            user_method: method(user_method),
             kernel: self.frame_ids(
                 match kernel {
                     // A tick interrupts, and a thread that does not run is
@@ -214,6 +219,10 @@ impl Assembler<'_> {
                 line: name.line,
             })
             .collect();
+        let kind = match resolved.interpreted {
+            true => FrameKind::Interpreted,
+            false => kind,
+        };
         let id = self.dictionary.intern_frame(Frame {
             kind,
             mapping,

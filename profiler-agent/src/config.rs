@@ -14,6 +14,7 @@ use crate::access::Group;
 use crate::bpf::LoadSettings;
 use crate::session::SessionSettings;
 use crate::symbols::shared::{SymbolSettings, Symbols};
+use crate::unwind::{loader::UnwindSettings, shared::SharedUnwinder};
 
 mod values;
 
@@ -266,6 +267,7 @@ impl Config {
             tcp: tcp(listen, tls_cert, tls_key, tls_client_ca)?,
             max_sessions: max_sessions.unwrap_or(DEFAULT_MAX_SESSIONS),
             session: SessionSettings {
+                unwinder: SharedUnwinder::new(UnwindSettings::default()),
                 load: LoadSettings {
                     ring_bytes: ring_bytes.unwrap_or_default().get(),
                     offcpu_rung: offcpu_rung.unwrap_or_default().get(),

@@ -102,7 +102,8 @@ pub struct Paths {
 }
 
 impl Paths {
-    fn share(&mut self, path: &str) -> Arc<str> {
+    /// The path, kept once.
+    pub fn share(&mut self, path: &str) -> Arc<str> {
         if let Some(known) = self.known.get(path) {
             return Arc::clone(known);
         }
@@ -133,6 +134,18 @@ pub enum ProcessError {
 }
 
 impl ProcessInfo {
+    /// Executable mappings of a process, whoever it is, and whether these are
+    /// all of them.
+    ///
+    /// # Errors
+    /// Fails where it has exited or may not be looked at.
+    pub fn read_mappings(
+        pid: u32,
+        paths: &mut Paths,
+    ) -> Result<(Vec<Mapping>, bool), ProcessError> {
+        read_maps(pid, paths)
+    }
+
     /// Reads all of it. A kernel thread has no mappings and no executable.
     pub fn read(key: &ProcessKey, paths: &mut Paths) -> Result<Self, ProcessError> {
         check_alive(key)?;

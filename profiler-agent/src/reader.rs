@@ -2,16 +2,20 @@
 //! a record that is not what it says must cost that record and nothing else.
 
 use profiler_abi::{
-    CpuSample, IoSample, KIND_ACCOUNT, KIND_CPU, KIND_IO, KIND_OFFCPU, KIND_STACK, MAX_FRAMES,
-    OffcpuSample, RecordHeader, STACK_RECORD_HEADER, ThreadAccount,
+    CpuSample, IoSample, KIND_ACCOUNT, KIND_CPU, KIND_IO, KIND_OFFCPU, KIND_STACK, KIND_STACK_COPY,
+    MAX_FRAMES, MAX_RUNTIME_FRAMES, MAX_USER_FRAMES, OffcpuSample, RecordHeader, RuntimeFrame,
+    STACK_COPY_HEADER, STACK_RECORD_HEADER, StackCopy, ThreadAccount,
+    python::{CodeRecord, KIND_CODE},
 };
-use zerocopy::{FromBytes, Immutable, KnownLayout, native_endian::U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, native_endian::U64};
+
+use crate::runtimes::python;
 
 /// An address as it lies in a record.
 pub type Address = U64;
 
 /// One record.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Record<'a> {
     /// A stack, once.
     Stack {
@@ -19,7 +23,13 @@ pub enum Record<'a> {
         id: u64,
         /// Leaf first.
         frames: &'a [Address],
+        /// Of an interpreter, leaf first.
+        runtime: Vec<RuntimeFrame>,
     },
+    /// A copy of a stack, zeroes behind what there is of it.
+    StackCopy(Box<StackCopy>),
+    /// A code object of an interpreter, the same.
+    Code(Box<CodeRecord>),
     /// A tick.
     Cpu(CpuSample),
     /// A wait.
@@ -58,6 +68,13 @@ pub enum MalformedRecord {
 /// Parses one record of the ring buffer.
 pub fn parse(bytes: &[u8]) -> Result<Record<'_>, MalformedRecord> {
     let (header, _) = prefix::<RecordHeader>(bytes)?;
+    // The kernel side reserves room for the longest copy.
+    let is_copy = header.kind == KIND_STACK_COPY && (header.size as usize) < bytes.len();
+    let bytes = if is_copy {
+        &bytes[..header.size as usize]
+    } else {
+        bytes
+    };
     if header.size as usize != bytes.len() {
         return Err(MalformedRecord::Size {
             len: bytes.len(),
@@ -73,9 +90,19 @@ pub fn parse(bytes: &[u8]) -> Result<Record<'_>, MalformedRecord> {
             let (account, rest) = prefix::<ThreadAccount>(bytes)?;
             Ok(Record::Account(
                 account,
-                frames(rest, account.kernel_frames)?,
+                frames(rest, account.kernel_frames, MAX_FRAMES)?,
             ))
         }
+        KIND_STACK_COPY => {
+            let copy: Box<StackCopy> = zero_extended(bytes, STACK_COPY_HEADER)?;
+            match copy.len as usize == bytes.len() - STACK_COPY_HEADER {
+                true => Ok(Record::StackCopy(copy)),
+                false => Err(MalformedRecord::Cut { len: bytes.len() }),
+            }
+        }
+        KIND_CODE => python::parse(bytes)
+            .map(|code| Record::Code(Box::new(code)))
+            .map_err(|_| MalformedRecord::Cut { len: bytes.len() }),
         kind => Err(MalformedRecord::Kind(kind)),
     }
 }
@@ -110,24 +137,55 @@ fn prefix<T: FromBytes + KnownLayout + Immutable>(
     T::read_from_prefix(bytes).map_err(|_| MalformedRecord::Cut { len: bytes.len() })
 }
 
+/// A `T` of which there may be less than all, but at least `least` bytes.
+fn zero_extended<T: FromBytes + IntoBytes>(
+    bytes: &[u8],
+    least: usize,
+) -> Result<Box<T>, MalformedRecord> {
+    let cut = MalformedRecord::Cut { len: bytes.len() };
+    if bytes.len() < least || bytes.len() > size_of::<T>() {
+        return Err(cut);
+    }
+    let mut whole = Box::new(T::new_zeroed());
+    whole.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
+    Ok(whole)
+}
+
 /// A stack record is as long as its frames, so it is never a whole
 /// `StackRecord`: its fixed part is read word by word.
 fn parse_stack(bytes: &[u8]) -> Result<Record<'_>, MalformedRecord> {
     let (_, rest) = prefix::<RecordHeader>(bytes)?;
     let (id, rest) = prefix::<u64>(rest)?;
-    let (len, _) = prefix::<u32>(rest)?;
+    let (len, rest) = prefix::<u32>(rest)?;
+    let (runtime_len, _) = prefix::<u32>(rest)?;
     let body = bytes
         .get(STACK_RECORD_HEADER..)
         .ok_or(MalformedRecord::Cut { len: bytes.len() })?;
+    if runtime_len as usize > MAX_RUNTIME_FRAMES {
+        return Err(MalformedRecord::Frames(runtime_len));
+    }
+    let (native, runtime) = body
+        .split_at_checked(len as usize * size_of::<Address>())
+        .ok_or(MalformedRecord::Frames(len))?;
+    let runtime: Vec<RuntimeFrame> = runtime
+        .chunks_exact(size_of::<RuntimeFrame>())
+        .filter_map(|frame| RuntimeFrame::read_from_bytes(frame).ok())
+        .collect();
+    if bytes.len() != STACK_RECORD_HEADER + native.len() + size_of_val(&runtime[..])
+        || runtime.len() != runtime_len as usize
+    {
+        return Err(MalformedRecord::Frames(runtime_len));
+    }
     Ok(Record::Stack {
         id,
-        frames: frames(body, len)?,
+        frames: frames(native, len, MAX_USER_FRAMES)?,
+        runtime,
     })
 }
 
-fn frames(bytes: &[u8], count: u32) -> Result<&[Address], MalformedRecord> {
+fn frames(bytes: &[u8], count: u32, most: usize) -> Result<&[Address], MalformedRecord> {
     let wrong = MalformedRecord::Frames(count);
-    if count as usize > MAX_FRAMES || bytes.len() != count as usize * size_of::<Address>() {
+    if count as usize > most || bytes.len() != count as usize * size_of::<Address>() {
         return Err(wrong);
     }
     <[Address]>::ref_from_bytes(bytes).map_err(|_| wrong)
@@ -135,7 +193,7 @@ fn frames(bytes: &[u8], count: u32) -> Result<&[Address], MalformedRecord> {
 
 #[cfg(test)]
 mod tests {
-    use zerocopy::IntoBytes;
+    use zerocopy::{FromZeros, IntoBytes};
 
     use super::*;
 
@@ -155,12 +213,58 @@ mod tests {
     fn reads_a_stack_at_any_alignment() {
         let mut bytes = vec![0u8];
         bytes.extend(stack(2, &[1, 2]));
-        let Ok(Record::Stack { id, frames }) = parse(&bytes[1..]) else {
+        let Ok(Record::Stack { id, frames, .. }) = parse(&bytes[1..]) else {
             panic!("not a stack");
         };
         assert_eq!(id, 77);
         let frames: Vec<u64> = frames.iter().map(|frame| frame.get()).collect();
         assert_eq!(frames, [1, 2]);
+    }
+
+    #[test]
+    fn reads_frames_of_an_interpreter() {
+        let mut bytes = stack(1, &[1, 0xc0de, 7]);
+        bytes[20] = 1;
+        let Ok(Record::Stack {
+            frames, runtime, ..
+        }) = parse(&bytes)
+        else {
+            panic!("not a stack");
+        };
+        assert_eq!(frames.len(), 1);
+        let frame = RuntimeFrame {
+            code: 0xc0de,
+            place: 7,
+        };
+        assert_eq!(runtime, [frame]);
+        bytes[20] = 2;
+        assert_eq!(parse(&bytes).unwrap_err(), MalformedRecord::Frames(2));
+    }
+
+    #[test]
+    fn reads_a_copy_in_the_room_of_the_longest() {
+        let copy = |len: u32, size: u32| {
+            let mut copy: Box<StackCopy> = Box::new(StackCopy::new_zeroed());
+            copy.header = RecordHeader {
+                kind: KIND_STACK_COPY,
+                size,
+            };
+            copy.len = len;
+            copy.bytes[..2].copy_from_slice(&[1, 2]);
+            copy
+        };
+        let header = STACK_COPY_HEADER as u32;
+        let Ok(Record::StackCopy(read)) = parse(copy(1, header + 1).as_bytes()) else {
+            panic!("not a copy");
+        };
+        assert_eq!(
+            read.bytes[..2],
+            [1, 0],
+            "what lies behind it is not its own"
+        );
+        for (len, size) in [(2, header + 1), (0, header - 1), (u32::MAX, header)] {
+            assert!(parse(copy(len, size).as_bytes()).is_err(), "{len} {size}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The thread beside the sampling path that reads processes and names frames
 //! while the session runs, so that little is left to do at its end.
 
+mod address_space;
+mod code;
 mod frame_table;
 mod process_table;
 mod worker;
@@ -15,11 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use profiler_abi::{INTERRUPTED, RuntimeFrame, StackCopy, python::CodeRecord};
+
 use crate::{
     namer::Namer,
     processes::{ProcessInfo, ProcessKey},
+    sideband::Drained,
     symbolize::Name,
     symbols::shared::Symbols,
+    unwind::loader::{SessionTables, UnwindReport},
 };
 
 use self::worker::Worker;
@@ -47,6 +53,8 @@ const MAX_FRAMES: usize = 200_000;
 pub enum Job {
     /// A process was seen for the first time; `index` is how it is called from now on.
     Process {
+        /// When, CLOCK_MONOTONIC ns.
+        time_ns: u64,
         /// 0, 1, 2, ... in this order.
         index: u32,
         /// Who it is.
@@ -60,16 +68,51 @@ pub enum Job {
         process: u32,
         /// Id of the stack.
         id: u64,
-        /// Addresses, leaf first.
-        frames: Arc<[u64]>,
+        /// As the kernel sent it.
+        stack: Arc<WalkedStack>,
+        /// A [`profiler_abi::unwind_method`].
+        method: u8,
     },
+    /// A stack that is yet to be walked.
+    StackCopy {
+        /// Index of the process.
+        process: u32,
+        /// The frames below, where the kernel has walked some.
+        walked: Option<Arc<WalkedStack>>,
+        /// The copy.
+        copy: Box<StackCopy>,
+    },
+    /// A code object of an interpreter.
+    Code(Box<CodeRecord>),
+    /// What else has happened until now: all that other jobs before this one
+    /// refer to.
+    Side(Drained),
     /// A kernel stack was seen for the first time.
     KernelStack {
         /// Id of the stack.
         id: u64,
-        /// Addresses, leaf first.
-        frames: Arc<[u64]>,
+        /// As the kernel sent it.
+        stack: Arc<WalkedStack>,
     },
+}
+
+/// A part of a stack as the kernel side walked it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WalkedStack {
+    /// Addresses, leaf first; see [`profiler_abi::INTERRUPTED`].
+    pub frames: Box<[u64]>,
+    /// Of an interpreter, leaf first.
+    pub runtime: Box<[RuntimeFrame]>,
+}
+
+/// A user stack whose frames are known.
+#[derive(Clone, Debug)]
+pub struct ResolvedStack {
+    /// Indices of frames, leaf first.
+    pub frames: Box<[u32]>,
+    /// How it ended and how it was walked, where userspace has walked it: a
+    /// [`profiler_abi::stack_end`] and a [`profiler_abi::unwind_method`].
+    pub walked: Option<(u8, u8)>,
 }
 
 /// A frame: where it is and what it is called.
@@ -82,6 +125,8 @@ pub struct ResolvedFrame {
     pub address: u64,
     /// Innermost first; empty: no name.
     pub names: Vec<Name>,
+    /// It is one of an interpreter: `address` is its code object.
+    pub interpreted: bool,
 }
 
 /// A mapped file.
@@ -102,10 +147,12 @@ pub struct Resolved {
     pub files: Vec<ResolvedFile>,
     /// Distinct frames.
     pub frames: Vec<ResolvedFrame>,
-    /// (process index, stack id) -> indices of frames, leaf first.
-    pub user_stacks: HashMap<(u32, u64), Box<[u32]>>,
-    /// The same for kernel stacks.
+    /// By process index and stack id.
+    pub user_stacks: HashMap<(u32, u64), ResolvedStack>,
+    /// Stack id -> indices of frames, leaf first.
     pub kernel_stacks: HashMap<u64, Box<[u32]>>,
+    /// What tables cost and lack; `None`: the session had none.
+    pub unwind: Option<UnwindReport>,
     /// What the reader of the capture must know about all this.
     pub warnings: Vec<String>,
 }
@@ -113,6 +160,7 @@ pub struct Resolved {
 /// The session's end of the resolver.
 pub struct Resolver {
     sender: SyncSender<Job>,
+    submitted: Vec<Job>,
     /// Jobs that found the queue full. Every process, and every stack of one,
     /// comes once, so the bounds of the aggregate are theirs.
     waiting: VecDeque<Job>,
@@ -127,15 +175,16 @@ struct RawStack {
     /// `None`: the kernel's.
     process: Option<u32>,
     id: u64,
-    frames: Arc<[u64]>,
+    stack: Arc<WalkedStack>,
 }
 
 impl Resolver {
-    /// Starts the threads.
+    /// Starts the threads. `tables` are those by which the session's programs
+    /// walk stacks.
     ///
     /// # Errors
     /// Fails where the system has no thread left.
-    pub fn start(symbols: Arc<Symbols>) -> std::io::Result<Self> {
+    pub fn start(symbols: Arc<Symbols>, tables: Option<SessionTables>) -> std::io::Result<Self> {
         let (sender, jobs) = sync_channel(QUEUE);
         let (done, resolved) = channel();
         let namer = Namer::start(symbols)?;
@@ -143,12 +192,16 @@ impl Resolver {
         thread::Builder::new()
             .name("resolver".to_owned())
             .spawn(move || {
-                if done.send(Worker::new(worker_namer).run(&jobs)).is_err() {
+                if done
+                    .send(Worker::new(worker_namer, tables).run(&jobs))
+                    .is_err()
+                {
                     tracing::debug!("nobody waits for what was resolved");
                 }
             })?;
         Ok(Self {
             sender,
+            submitted: Vec::new(),
             waiting: VecDeque::new(),
             stacks: Vec::new(),
             resolved,
@@ -156,16 +209,21 @@ impl Resolver {
         })
     }
 
-    /// Hands over a job without ever waiting: what finds no room is offered
-    /// again by [`Self::pump`].
+    /// Takes a job, to be handed over with the next [`Self::commit`].
     pub fn submit(&mut self, job: Job) {
         self.stacks.extend(RawStack::of(&job));
-        self.waiting.push_back(job);
+        self.submitted.push(job);
+    }
+
+    /// Hands over what was submitted, behind what the kernel has told meanwhile.
+    /// Never waits: what finds no room is offered again.
+    pub fn commit(&mut self, told: Option<Drained>) {
+        self.waiting.extend(told.map(Job::Side));
+        self.waiting.extend(self.submitted.drain(..));
         self.pump();
     }
 
-    /// Offers waiting jobs again.
-    pub fn pump(&mut self) {
+    fn pump(&mut self) {
         while let Some(job) = self.waiting.pop_front() {
             match self.sender.try_send(job) {
                 Ok(()) => {}
@@ -185,7 +243,7 @@ impl Resolver {
     fn finish_within(mut self, resolve_time: Duration, name_time: Duration) -> Resolved {
         let deadline = Instant::now() + resolve_time;
         let left = || deadline.saturating_duration_since(Instant::now());
-        self.pump();
+        self.commit(None);
         while !self.waiting.is_empty() && !left().is_zero() {
             thread::sleep(OFFER);
             self.pump();
@@ -226,8 +284,8 @@ fn addresses_only(stacks: &[RawStack], warning: &str) -> Resolved {
     };
     let mut known = HashMap::new();
     for stack in stacks {
-        let mut frames = Vec::with_capacity(stack.frames.len());
-        for (depth, address) in stack.frames.iter().enumerate() {
+        let mut frames = Vec::with_capacity(stack.stack.frames.len());
+        for (depth, address) in stack.stack.frames.iter().enumerate() {
             let address = call_site(depth, *address);
             let next = resolved.frames.len() as u32;
             let frame = *known.entry(address).or_insert(next);
@@ -236,59 +294,82 @@ fn addresses_only(stacks: &[RawStack], warning: &str) -> Resolved {
                     file: None,
                     address,
                     names: Vec::new(),
+                    interpreted: false,
                 });
             }
             frames.push(frame);
         }
+        let frames = frames.into();
         match stack.process {
-            Some(process) => resolved
-                .user_stacks
-                .insert((process, stack.id), frames.into()),
-            None => resolved.kernel_stacks.insert(stack.id, frames.into()),
-        };
+            Some(process) => {
+                let walked = None;
+                let resolved_stack = ResolvedStack { frames, walked };
+                resolved
+                    .user_stacks
+                    .insert((process, stack.id), resolved_stack);
+            }
+            None => {
+                resolved.kernel_stacks.insert(stack.id, frames);
+            }
+        }
     }
     resolved
 }
 
 impl RawStack {
     fn of(job: &Job) -> Option<Self> {
-        let (process, id, frames) = match job {
-            Job::Process { .. } => return None,
+        let (process, id, stack) = match job {
             Job::UserStack {
-                process,
-                id,
-                frames,
-            } => (Some(*process), *id, frames),
-            Job::KernelStack { id, frames } => (None, *id, frames),
+                process, id, stack, ..
+            } => (Some(*process), *id, stack),
+            Job::KernelStack { id, stack } => (None, *id, stack),
+            Job::Process { .. } | Job::StackCopy { .. } | Job::Code(_) | Job::Side(_) => {
+                return None;
+            }
         };
         Some(Self {
             process,
             id,
-            frames: Arc::clone(frames),
+            stack: Arc::clone(stack),
         })
     }
 }
 
-/// Return addresses are looked up at the call before them: a call that does not
-/// return ends on the next function's first byte.
+/// Where a frame was. Return addresses are looked up at the call before them: a
+/// call that does not return ends on the next function's first byte.
 fn call_site(depth: usize, address: u64) -> u64 {
-    address - u64::from(depth > 0 && address > 0)
+    // The kernel's own addresses have this bit and those below it.
+    if address >> 48 == INTERRUPTED >> 48 {
+        address & !INTERRUPTED
+    } else {
+        address.saturating_sub(u64::from(depth > 0))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{fs::File, os::fd::AsRawFd, ptr, sync::mpsc::Sender};
 
+    use profiler_abi::unwind_method;
+
     use super::*;
     use crate::processes::tests::own_key;
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
+    fn walked(frames: &[u64]) -> Arc<WalkedStack> {
+        Arc::new(WalkedStack {
+            frames: frames.into(),
+            runtime: Box::default(),
+        })
+    }
+
     fn user_stack(id: u64, frames: &[u64]) -> Job {
         Job::UserStack {
             process: 0,
             id,
-            frames: frames.into(),
+            stack: walked(frames),
+            method: unwind_method::FRAME_POINTERS,
         }
     }
 
@@ -298,6 +379,7 @@ mod tests {
         let (done, resolved) = channel();
         let resolver = Resolver {
             sender,
+            submitted: Vec::new(),
             waiting: VecDeque::new(),
             stacks: Vec::new(),
             resolved,
@@ -313,14 +395,20 @@ mod tests {
         resolver.submit(user_stack(8, &[0x1000]));
         resolver.submit(Job::KernelStack {
             id: 9,
-            frames: [0xffff_0000].into(),
+            stack: walked(&[0xffff_ffff_8100_0000]),
         });
         let resolved = resolver.finish_within(Duration::from_millis(20), PATIENCE);
         let address = |frame: &u32| resolved.frames[*frame as usize].address;
         let addresses = |frames: &[u32]| frames.iter().map(address).collect::<Vec<_>>();
-        assert_eq!(addresses(&resolved.user_stacks[&(0, 7)]), [0x1000, 0x2000]);
-        assert_eq!(addresses(&resolved.user_stacks[&(0, 8)]), [0x1000]);
-        assert_eq!(addresses(&resolved.kernel_stacks[&9]), [0xffff_0000]);
+        assert_eq!(
+            addresses(&resolved.user_stacks[&(0, 7)].frames),
+            [0x1000, 0x2000]
+        );
+        assert_eq!(addresses(&resolved.user_stacks[&(0, 8)].frames), [0x1000]);
+        assert_eq!(
+            addresses(&resolved.kernel_stacks[&9]),
+            [0xffff_ffff_8100_0000]
+        );
         assert_eq!(resolved.frames.len(), 3);
         assert!(resolved.warnings[0].contains("still being read"));
     }
@@ -337,14 +425,16 @@ mod tests {
 
     #[test]
     fn code_mapped_after_its_process_was_read_has_a_file() {
-        let mut resolver = Resolver::start(Arc::default()).unwrap();
+        let mut resolver = Resolver::start(Arc::default(), None).unwrap();
         resolver.submit(Job::Process {
             index: 0,
             key: own_key(),
             parent: 0,
+            time_ns: 0,
         });
         let here = code_mapped_after_its_process_was_read_has_a_file as *const () as u64;
         resolver.submit(user_stack(1, &[here]));
+        resolver.commit(None);
         // The process has been read when the queue is empty and this is mapped.
         thread::sleep(Duration::from_millis(50));
         let program = File::open("/proc/self/exe").unwrap();
@@ -356,7 +446,7 @@ mod tests {
         resolver.submit(user_stack(2, &[here, late as u64 + 16]));
         let resolved = resolver.finish_within(PATIENCE, PATIENCE);
         assert_eq!(resolved.warnings, [] as [String; 0]);
-        let frames = &resolved.user_stacks[&(0, 2)];
+        let frames = &resolved.user_stacks[&(0, 2)].frames;
         assert_eq!(frames.len(), 2, "cut");
         let [named, late] = [0, 1].map(|at| &resolved.frames[frames[at] as usize]);
         assert!(!named.names.is_empty());

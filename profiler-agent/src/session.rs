@@ -1,7 +1,7 @@
 //! One session, read from top to bottom: arm, capture, finish.
 
 use std::{
-    fs, io,
+    fs, io, mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use profiler_abi::Counter;
 use profiler_proto::{
     Capture, CaptureSpec, EndReason, Event, EventFacts, Facts, Ledger, OwnCost, UnwindFacts,
     chunks, encode_frame, pb,
@@ -20,13 +21,15 @@ pub use crate::bpf::ErrorKind;
 use crate::{
     aggregate::Aggregate,
     assemble::{Parts, assemble},
-    bpf::{BpfError, LoadSettings, Programs, offsets::start_ticks},
+    bpf::{BpfError, CounterSums, LoadSettings, Programs, offsets::start_ticks, online_cpus},
     ledger::LedgerInput,
     monotonic::{UtcOffset, now_ns},
     own_cost, reader,
-    resolver::Resolver,
+    resolver::{Resolved, Resolver},
     sampling::Sampling,
+    sideband::{Sideband, SidebandStatus},
     symbols::shared::Symbols,
+    unwind::{loader::SessionTables, shared::SharedUnwinder},
 };
 
 /// How often the ring buffer is read. At 999 Hz on 64 CPUs 20 ms are 1,300
@@ -57,6 +60,38 @@ pub struct SessionSettings {
     pub max_samples: usize,
     /// Where names come from.
     pub symbols: Arc<Symbols>,
+    /// Where unwind tables come from.
+    pub unwinder: Arc<SharedUnwinder>,
+}
+
+/// What is to be said about the side band.
+fn sideband_warning(status: &SidebandStatus) -> Option<String> {
+    let SidebandStatus {
+        lost, malformed, ..
+    } = status;
+    (lost + malformed > 0).then(|| {
+        format!(
+            "{} records of what processes mapped were lost: frames of new processes may lack their files",
+            lost + malformed
+        )
+    })
+}
+
+fn unwind_facts(resolved: &Resolved, counters: &CounterSums, aggregate: &Aggregate) -> UnwindFacts {
+    let report = resolved.unwind.clone().unwrap_or_default();
+    UnwindFacts {
+        tables_built: report.tables_built,
+        tables_refused: report
+            .refused
+            .iter()
+            .map(|(refusal, count)| (refusal.name().to_owned(), *count))
+            .collect(),
+        table_bytes: report.table_bytes as u64,
+        build_cpu_ns: report.build_cpu.as_nanos() as u64,
+        processes_without_table: report.processes_without_table,
+        copies_taken: aggregate.copies(),
+        copies_lost: counters.get(Counter::CopyLost),
+    }
 }
 
 /// What remains of a session that has delivered.
@@ -266,6 +301,7 @@ impl Client<'_> {
 struct Session<'a> {
     control: &'a SessionControl,
     programs: Programs,
+    sideband: Option<Sideband>,
     resolver: Resolver,
     aggregate: Aggregate,
     sampling: Sampling,
@@ -273,14 +309,55 @@ struct Session<'a> {
     start_ns: u64,
     /// Target processes and when they started, in clock ticks.
     targets: Vec<(u32, u64)>,
+    /// What could not be had.
+    warnings: Vec<String>,
+}
+
+/// Without the side band processes that live shortly stay unknown.
+fn open_sideband(warnings: &mut Vec<String>) -> Option<Sideband> {
+    let cpus = match online_cpus() {
+        Ok(cpus) => cpus,
+        Err(error) => {
+            warnings.push(format!("list online CPUs: {error}"));
+            return None;
+        }
+    };
+    Sideband::open(&cpus)
+        .inspect_err(|error| {
+            warnings.push(format!(
+                "{error}: processes that lived shortly have no names"
+            ));
+        })
+        .ok()
+}
+
+/// Without tables every stack is copied, or walked by frame pointers.
+fn attach_tables(
+    unwinder: &SharedUnwinder,
+    programs: &Programs,
+    warnings: &mut Vec<String>,
+) -> Option<SessionTables> {
+    let attach = || {
+        let maps = programs.table_maps().map_err(|error| error.to_string())?;
+        unwinder
+            .get()?
+            .attach(maps)
+            .map_err(|error| error.to_string())
+    };
+    attach()
+        .inspect_err(|error| warnings.push(format!("no unwind tables: {error}")))
+        .ok()
 }
 
 impl<'a> Session<'a> {
     fn arm(control: &'a SessionControl, settings: &SessionSettings) -> Result<Self, SessionError> {
         let spec = &control.spec;
         let mut programs = Programs::open(spec, &settings.load)?;
+        let mut warnings = Vec::new();
+        let sideband = open_sideband(&mut warnings);
+        let tables = attach_tables(&settings.unwinder, &programs, &mut warnings);
         let resolver =
-            Resolver::start(Arc::clone(&settings.symbols)).map_err(SessionError::Thread)?;
+            Resolver::start(Arc::clone(&settings.symbols), tables).map_err(SessionError::Thread)?;
         let sampling = Sampling::default();
         let targets = spec
             .target
@@ -298,7 +375,9 @@ impl<'a> Session<'a> {
         Ok(Self {
             control,
             programs,
+            sideband,
             resolver,
+            warnings,
             aggregate: Aggregate::new(spec.frequency, settings.max_samples),
             sampling,
             utc,
@@ -329,7 +408,7 @@ impl<'a> Session<'a> {
             }
             if now >= next_watch {
                 next_watch = now + WATCH_INTERVAL;
-                self.programs.follow_hotplug();
+                self.follow_hotplug();
                 if self.targets_have_exited() {
                     return Ok(EndReason::TargetExited);
                 }
@@ -340,6 +419,7 @@ impl<'a> Session<'a> {
     fn read(&mut self) {
         let Self {
             programs,
+            sideband,
             resolver,
             aggregate,
             ..
@@ -351,7 +431,19 @@ impl<'a> Session<'a> {
                 aggregate.add_malformed();
             }
         });
-        resolver.pump();
+        // Read after the samples, it tells all that happened before them.
+        resolver.commit(sideband.as_mut().map(Sideband::drain));
+    }
+
+    fn follow_hotplug(&mut self) {
+        self.programs.follow_hotplug();
+        if let Some(sideband) = &mut self.sideband
+            && let Ok(cpus) = online_cpus()
+        {
+            for error in sideband.follow_hotplug(&cpus) {
+                tracing::warn!("{error}");
+            }
+        }
     }
 
     /// Keeps sampling within its budget, and the client informed.
@@ -390,7 +482,7 @@ impl<'a> Session<'a> {
         end_reason: EndReason,
         cpu_before_ns: u64,
     ) -> Result<Capture, SessionError> {
-        let mut warnings = Vec::new();
+        let mut warnings = mem::take(&mut self.warnings);
         let cpu_enabled_ns = self.programs.cpu_enabled_ns();
         self.read();
         if let Err(error) = self.read_accounts() {
@@ -409,6 +501,11 @@ impl<'a> Session<'a> {
         let recursions = Event::ALL.map(|event| self.programs.recursion_misses(event));
         let mut facts = self.facts(end_ns, end_reason);
         drop(self.programs);
+        if let Some(sideband) = self.sideband {
+            let (told, status) = sideband.finish();
+            self.resolver.commit(Some(told));
+            warnings.extend(sideband_warning(&status));
+        }
         let mut resolved = self.resolver.finish();
         warnings.append(&mut resolved.warnings);
         let input = LedgerInput {
@@ -423,6 +520,7 @@ impl<'a> Session<'a> {
         let ledger = input.ledger();
         warnings.extend(input.warnings());
         facts.warnings = warnings;
+        facts.unwind = unwind_facts(&resolved, &counters, &self.aggregate);
         facts.own_cost.agent_cpu_ns = own_cost::cpu_ns().saturating_sub(cpu_before_ns);
         let measured: Vec<Event> = ledger.events.iter().map(|event| event.event).collect();
         let parts = Parts {

@@ -10,14 +10,15 @@ use std::{
 };
 
 use profiler_abi::{
-    CpuSample, Identity, IoKey, IoSample, OffcpuSample, StackIds, ThreadAccount, stack_end, unwind_method,
+    CpuSample, Identity, IoKey, IoSample, OffcpuSample, RuntimeFrame, StackCopy, StackIds,
+    ThreadAccount, stack_end, unwind_method,
 };
 use profiler_proto::{Event, Frequency};
 
 use crate::{
     processes::ProcessKey,
     reader::{Address, Record},
-    resolver::{Job, Resolver},
+    resolver::{Job, Resolver, WalkedStack},
 };
 
 use self::store::SampleStore;
@@ -155,11 +156,12 @@ pub struct Aggregate {
     processes: Vec<RawProcess>,
     threads: Interner<RawThread>,
     attributes: Interner<RawAttributes>,
-    stacks: HashMap<u64, Arc<[u64]>>,
+    stacks: HashMap<u64, Arc<WalkedStack>>,
     stack_bytes: usize,
     /// (process, user stack) and (`u32::MAX`, kernel stack) pairs that the
     /// resolver knows.
     resolving: HashSet<(u32, u64)>,
+    copies: u64,
     store: SampleStore,
     accounts: Vec<RawAccount>,
     lost_accounts: u64,
@@ -179,6 +181,7 @@ impl Aggregate {
             stacks: HashMap::new(),
             stack_bytes: 0,
             resolving: HashSet::new(),
+            copies: 0,
             store: SampleStore::new(max_samples),
             accounts: Vec::new(),
             lost_accounts: 0,
@@ -195,7 +198,13 @@ impl Aggregate {
     /// Takes one record in.
     pub fn add(&mut self, record: Record<'_>, resolver: &mut Resolver) {
         match record {
-            Record::Stack { id, frames } => self.add_stack(id, frames),
+            Record::Stack {
+                id,
+                frames,
+                runtime,
+            } => self.add_stack(id, frames, runtime),
+            Record::StackCopy(copy) => self.add_copy(copy, resolver),
+            Record::Code(code) => resolver.submit(Job::Code(code)),
             Record::Cpu(sample) => self.add_cpu(&sample, resolver),
             Record::Offcpu(sample) => self.add_offcpu(&sample, resolver),
             Record::Io(sample) => self.add_io(&sample, resolver),
@@ -203,21 +212,38 @@ impl Aggregate {
         }
     }
 
-    fn add_stack(&mut self, id: u64, frames: &[Address]) {
+    fn add_stack(&mut self, id: u64, frames: &[Address], runtime: Vec<RuntimeFrame>) {
         if self.stacks.contains_key(&id) {
             return;
         }
-        let bytes = size_of_val(frames);
+        let bytes = size_of_val(frames) + size_of_val(&runtime[..]);
         if self.stack_bytes + bytes > MAX_STACK_BYTES {
             return;
         }
         self.stack_bytes += bytes;
-        let frames = frames.iter().map(|frame| frame.get()).collect();
-        self.stacks.insert(id, frames);
+        let stack = WalkedStack {
+            frames: frames.iter().map(|frame| frame.get()).collect(),
+            runtime: runtime.into(),
+        };
+        self.stacks.insert(id, Arc::new(stack));
+    }
+
+    /// Has a copied stack walked. Its sample may have come already, or come
+    /// much later: a block request is sent when it completes.
+    fn add_copy(&mut self, copy: Box<StackCopy>, resolver: &mut Resolver) {
+        self.copies += 1;
+        let walked = self.stacks.get(&copy.walked).map(Arc::clone);
+        if let Some(thread) = self.thread(&copy.identity, copy.time_ns, resolver) {
+            resolver.submit(Job::StackCopy {
+                process: self.threads.values[thread as usize].process,
+                walked,
+                copy,
+            });
+        }
     }
 
     fn add_cpu(&mut self, sample: &CpuSample, resolver: &mut Resolver) {
-        let Some(thread) = self.thread(&sample.identity, resolver) else {
+        let Some(thread) = self.thread(&sample.identity, sample.time_ns, resolver) else {
             return self.store.refuse(Event::Cpu, 1);
         };
         self.push(
@@ -239,7 +265,7 @@ impl Aggregate {
     /// A wait that was blocked, then runnable, becomes two samples that share
     /// its weight in the same proportion; it is counted once.
     fn add_offcpu(&mut self, sample: &OffcpuSample, resolver: &mut Resolver) {
-        let Some(thread) = self.thread(&sample.identity, resolver) else {
+        let Some(thread) = self.thread(&sample.identity, sample.time_ns, resolver) else {
             return self.store.refuse(Event::OffCpu, 1);
         };
         let wait = |runnable| RawAttributes::Wait {
@@ -280,7 +306,7 @@ impl Aggregate {
     }
 
     fn add_io(&mut self, sample: &IoSample, resolver: &mut Resolver) {
-        let Some(thread) = self.thread(&sample.identity, resolver) else {
+        let Some(thread) = self.thread(&sample.identity, sample.time_ns, resolver) else {
             return self.store.refuse(Event::Io, 1);
         };
         // Probability is in units of 2^-32.
@@ -318,7 +344,7 @@ impl Aggregate {
         let waits = u64::from(account.unfinished_ns > 0);
         self.unfinished.count += waits;
         self.unfinished.weight_ns += account.unfinished_ns;
-        let thread = match self.thread(&account.identity, resolver) {
+        let thread = match self.thread(&account.identity, account.time_ns, resolver) {
             Some(thread) if self.accounts.len() < MAX_THREADS => thread,
             _ => {
                 self.lost_accounts += 1;
@@ -336,7 +362,7 @@ impl Aggregate {
             0
         } else {
             let id = content_id(frames);
-            self.add_stack(id, frames);
+            self.add_stack(id, frames, Vec::new());
             id
         };
         let user_end = if account.identity.kernel_thread != 0 {
@@ -372,7 +398,12 @@ impl Aggregate {
     }
 
     /// The thread's index; `None` where it is one too many.
-    fn thread(&mut self, identity: &Identity, resolver: &mut Resolver) -> Option<u32> {
+    fn thread(
+        &mut self,
+        identity: &Identity,
+        time_ns: u64,
+        resolver: &mut Resolver,
+    ) -> Option<u32> {
         let key = ProcessKey {
             pid: identity.tgid,
             start_ns: identity.process_start_ns,
@@ -382,7 +413,7 @@ impl Aggregate {
         let process = match self.process_index.get(&key) {
             Some(index) => *index,
             None if full => return None,
-            None => self.new_process(key, identity, resolver),
+            None => self.new_process(key, identity, time_ns, resolver),
         };
         let thread = RawThread {
             process,
@@ -400,6 +431,7 @@ impl Aggregate {
         &mut self,
         key: ProcessKey,
         identity: &Identity,
+        time_ns: u64,
         resolver: &mut Resolver,
     ) -> u32 {
         let index = self.processes.len() as u32;
@@ -409,6 +441,7 @@ impl Aggregate {
             comm: identity.comm,
         });
         resolver.submit(Job::Process {
+            time_ns,
             index,
             key,
             parent: identity.parent,
@@ -437,14 +470,19 @@ impl Aggregate {
     /// Has new stacks resolved; a stack that never came is marked as lost.
     fn resolve_stack(&mut self, sample: &mut RawSample, resolver: &mut Resolver) {
         let process = self.threads.values[sample.thread as usize].process;
-        if sample.stack.user != 0 && !self.resolving.contains(&(process, sample.stack.user)) {
+        let walked = sample.stack.user_end != stack_end::COPIED;
+        if sample.stack.user != 0
+            && walked
+            && !self.resolving.contains(&(process, sample.stack.user))
+        {
             match self.stacks.get(&sample.stack.user) {
-                Some(frames) => {
+                Some(stack) => {
                     self.resolving.insert((process, sample.stack.user));
                     resolver.submit(Job::UserStack {
                         process,
                         id: sample.stack.user,
-                        frames: Arc::clone(frames),
+                        stack: Arc::clone(stack),
+                        method: sample.stack.user_method,
                     });
                 }
                 None => {
@@ -455,11 +493,11 @@ impl Aggregate {
         }
         if sample.stack.kernel != 0 && !self.resolving.contains(&(u32::MAX, sample.stack.kernel)) {
             match self.stacks.get(&sample.stack.kernel) {
-                Some(frames) => {
+                Some(stack) => {
                     self.resolving.insert((u32::MAX, sample.stack.kernel));
                     resolver.submit(Job::KernelStack {
                         id: sample.stack.kernel,
-                        frames: Arc::clone(frames),
+                        stack: Arc::clone(stack),
                     });
                 }
                 None => {
@@ -478,6 +516,11 @@ impl Aggregate {
     /// Waits that had not ended, kept or not.
     pub fn unfinished(&self) -> Unfinished {
         self.unfinished
+    }
+
+    /// Copies of stacks that came.
+    pub fn copies(&self) -> u64 {
+        self.copies
     }
 
     /// Accounts of threads that found no room.

@@ -11,7 +11,7 @@ mod probe;
 use std::{
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd},
     time::Duration,
 };
 
@@ -28,9 +28,10 @@ use self::{btf::KernelBtf, ladder::Ladder, perf::Sampler};
 pub use self::{
     error::{BpfError, ErrorKind},
     ladder::{CpuRung, IoRung, OffcpuRung},
+    perf::online_cpus,
     probe::probe,
 };
-use crate::{monotonic::now_ns, own_cost::fdinfo_field};
+use crate::{monotonic::now_ns, own_cost::fdinfo_field, unwind::loader::SessionMaps};
 
 /// The programs with per-thread state in task storage (Linux 5.11).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler.bpf.o"));
@@ -356,7 +357,7 @@ impl Programs {
     }
 
     /// The maps through which unwind tables are loaded.
-    pub fn table_maps(&self) -> Result<TableMaps, BpfError> {
+    pub fn table_maps(&self) -> Result<SessionMaps, BpfError> {
         let fd = |name: &'static str| {
             let data = match self.ebpf.map(name) {
                 Some(Map::ArrayOfMaps(data) | Map::HashMap(data)) => data,
@@ -367,7 +368,7 @@ impl Programs {
                 .try_clone_to_owned()
                 .map_err(BpfError::Descriptor)
         };
-        Ok(TableMaps {
+        Ok(SessionMaps {
             chunks: fd("CHUNKS")?,
             processes: fd("PROCESSES")?,
         })
@@ -473,15 +474,6 @@ fn take_ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, Bp
     ebpf.take_map(name)
         .ok_or(BpfError::Object(name))
         .and_then(|map| RingBuf::try_from(map).map_err(BpfError::map(name)))
-}
-
-/// The maps of one session through which unwind tables are loaded.
-#[derive(Debug)]
-pub struct TableMaps {
-    /// Array of maps: the chunks of the heap.
-    pub chunks: OwnedFd,
-    /// Process id -> [`profiler_abi::unwind::ProcessEntry`].
-    pub processes: OwnedFd,
 }
 
 /// Returns when every program that ran at the time of the call has ended. They

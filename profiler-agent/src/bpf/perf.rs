@@ -238,7 +238,7 @@ fn time_enabled(fd: &OwnedFd) -> io::Result<u64> {
 }
 
 /// Numbers of the CPUs that run.
-pub(super) fn online_cpus() -> io::Result<Vec<u32>> {
+pub fn online_cpus() -> io::Result<Vec<u32>> {
     let list = fs::read_to_string(ONLINE)?;
     parse_cpu_list(&list)
         .ok_or_else(|| io::Error::other(format!("{ONLINE} is not a list of CPUs: {list:?}")))

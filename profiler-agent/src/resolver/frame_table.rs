@@ -2,27 +2,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Weak, mpsc::Sender},
+    sync::{Arc, mpsc::Sender},
 };
+
+use profiler_abi::RuntimeFrame;
 
 use crate::{
     kernel_symbols::KernelSymbols,
-    mapped_file::{self, MappedFile, MappedFileError},
+    mapped_file::{self, MappedFile},
     namer::Batch,
     processes::{FileId, Mapping},
+    runtimes::python::RuntimeName,
     symbolize::Name,
 };
 
 use super::{MAX_FRAMES, ResolvedFile, ResolvedFrame, call_site};
-
-/// Files held open to name their frames. Past that all are handed to the namer,
-/// which closes them when it has named their frames.
-const MAX_OPEN_FILES: usize = 256;
-
-/// Files open while the namer has not come to them. With those whose symbols it
-/// keeps, four sessions need a tenth of the 65536 descriptors of the systemd
-/// unit. Past that files are not opened, and their frames have no names.
-const MAX_WAITING_FILES: usize = 1024;
 
 /// Distinct files per session. Frames of others show their address only.
 const MAX_FILES: usize = 16_384;
@@ -51,18 +45,10 @@ pub(super) struct FrameTable {
     /// Addresses outside of any file.
     loose: HashMap<u64, u32>,
     kernel: Option<Kernel>,
+    /// Of an interpreter, by process.
+    interpreted: HashMap<(u32, RuntimeFrame), u32>,
     /// Stands for all frames past the bound.
     overflow: Option<u32>,
-    /// Of `files`, and handed over to the namer.
-    open: Vec<Weak<MappedFile>>,
-    unread: Unread,
-}
-
-/// Files whose frames have no names although they could have.
-#[derive(Default)]
-struct Unread {
-    remote: usize,
-    too_many: usize,
 }
 
 impl FrameTable {
@@ -75,17 +61,22 @@ impl FrameTable {
             file_index: HashMap::new(),
             loose: HashMap::new(),
             kernel: None,
+            interpreted: HashMap::new(),
             overflow: None,
-            open: Vec::new(),
-            unread: Unread::default(),
         }
     }
 
-    /// The frame at an address of process `pid`.
-    pub(super) fn user(&mut self, pid: u32, mapping: Option<&Mapping>, address: u64) -> u32 {
+    /// The frame at an address of a process. `open` gives the file of the
+    /// mapping, where it can be read.
+    pub(super) fn user(
+        &mut self,
+        mapping: Option<&Mapping>,
+        address: u64,
+        open: impl FnOnce() -> Option<Arc<MappedFile>>,
+    ) -> u32 {
         let file = mapping
             .filter(|mapping| !mapping.path.is_empty())
-            .and_then(|mapping| Some((self.file(pid, mapping)?, mapping)));
+            .and_then(|mapping| Some((self.file(mapping, open)?, mapping)));
         let Some((file, mapping)) = file else {
             return self.loose(address);
         };
@@ -161,9 +152,12 @@ impl FrameTable {
         frame
     }
 
-    /// The file behind a mapping, opened when it is first met: by the time
-    /// names are looked up the process may be gone. `None`: there are too many.
-    fn file(&mut self, pid: u32, mapping: &Mapping) -> Option<u32> {
+    /// The file behind a mapping. `None`: there are too many.
+    fn file(
+        &mut self,
+        mapping: &Mapping,
+        open: impl FnOnce() -> Option<Arc<MappedFile>>,
+    ) -> Option<u32> {
         let key = (mapping.file, Arc::clone(&mapping.path));
         if let Some(index) = self.file_index.get(&key) {
             return Some(*index);
@@ -171,41 +165,40 @@ impl FrameTable {
         if self.files.len() >= MAX_FILES {
             return None;
         }
-        let file = self.open(pid, mapping);
+        let file = open();
         let build_id = file.as_deref().map(MappedFile::build_id);
         let index = self.new_file(key.1.clone(), build_id.unwrap_or_default(), file);
         self.file_index.insert(key, index);
         Some(index)
     }
 
-    fn open(&mut self, pid: u32, mapping: &Mapping) -> Option<Arc<MappedFile>> {
-        if mapping.file.inode == 0 || !self.has_room() {
-            return None;
+    /// A frame of an interpreter.
+    pub(super) fn interpreted(
+        &mut self,
+        process: u32,
+        frame: RuntimeFrame,
+        name: Option<RuntimeName>,
+    ) -> u32 {
+        let key = RuntimeFrame {
+            code: frame.code,
+            place: frame.place & !RuntimeFrame::ENTRY,
+        };
+        if let Some(known) = self.interpreted.get(&(process, key)) {
+            return *known;
         }
-        match MappedFile::open(pid, mapping) {
-            Ok(file) => {
-                let file = Arc::new(file);
-                self.open.push(Arc::downgrade(&file));
-                Some(file)
-            }
-            Err(error) => {
-                tracing::debug!("{} of {pid}: {error}", mapping.path);
-                self.unread.remote += usize::from(matches!(error, MappedFileError::Remote));
-                None
-            }
+        let (index, is_new) = self.new_frame(None, frame.code);
+        if is_new {
+            let names = name.into_iter().map(|name| Name {
+                function: name.function.to_string(),
+                file: name.file.to_string(),
+                line: name.line,
+            });
+            let frame = &mut self.frames[index as usize];
+            frame.names = names.collect();
+            frame.interpreted = true;
+            self.interpreted.insert((process, key), index);
         }
-    }
-
-    /// Makes room for one more open file where there is none.
-    fn has_room(&mut self) -> bool {
-        if self.open.len() < MAX_OPEN_FILES {
-            return true;
-        }
-        self.close_files();
-        self.open.retain(|file| file.strong_count() > 0);
-        let has_room = self.open.len() < MAX_WAITING_FILES;
-        self.unread.too_many += usize::from(!has_room);
-        has_room
+        index
     }
 
     fn new_file(
@@ -235,6 +228,7 @@ impl FrameTable {
             file: if full { None } else { file },
             address: if full { 0 } else { address },
             names: Vec::new(),
+            interpreted: false,
         });
         if full {
             self.overflow = Some(frame);
@@ -263,15 +257,6 @@ impl FrameTable {
         }
     }
 
-    /// Lets go of all files. Those that are met again are opened again.
-    fn close_files(&mut self) {
-        self.submit_pending();
-        for file in &mut self.files {
-            file.open = None;
-        }
-        self.file_index.clear();
-    }
-
     /// Files, frames, and what is to be said about them.
     pub(super) fn finish(self) -> (Vec<ResolvedFile>, Vec<ResolvedFrame>, Vec<String>) {
         let mut warnings = Vec::new();
@@ -285,21 +270,13 @@ impl FrameTable {
                 "more than {MAX_FILES} mapped files: frames of further ones show their address only"
             ));
         }
-        for (count, why) in [
-            (self.unread.remote, "they are on a remote file system"),
-            (self.unread.too_many, "too many were waiting to be read"),
-        ] {
-            if count > 0 {
-                warnings.push(format!("{count} mapped files have no names: {why}"));
-            }
-        }
         (self.resolved_files, self.frames, warnings)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::{fs::File, sync::mpsc::channel};
 
     use super::*;
     use crate::mapped_file::tests::own_function;
@@ -308,12 +285,15 @@ mod tests {
     fn frames_of_a_file_are_handed_to_the_namer_once() {
         let (sender, batches) = channel();
         let mut table = FrameTable::new(sender);
-        let pid = std::process::id();
+        let open = || {
+            let program = File::open("/proc/self/exe").unwrap();
+            Some(Arc::new(MappedFile::for_test(program, true)))
+        };
         let function = frames_of_a_file_are_handed_to_the_namer_once as *const ();
         let (mapping, offset) = own_function(function);
-        let frame = table.user(pid, Some(&mapping), function as u64);
-        assert_eq!(table.user(pid, Some(&mapping), function as u64), frame);
-        assert_ne!(table.user(pid, None, function as u64), frame);
+        let frame = table.user(Some(&mapping), function as u64, open);
+        assert_eq!(table.user(Some(&mapping), function as u64, open), frame);
+        assert_ne!(table.user(None, function as u64, open), frame);
         table.submit_pending();
         table.submit_pending();
         let (files, frames, warnings) = table.finish();

@@ -5,9 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::processes::{Mapping, Paths, ProcessError, ProcessInfo, ProcessKey};
+use crate::{
+    processes::{Mapping, Paths, ProcessError, ProcessInfo, ProcessKey},
+    sideband::{Drained, Image, Images},
+};
 
-use super::{USER_END, call_site};
+use super::{USER_END, address_space, call_site};
 
 /// Least time between two readings of one process's mappings.
 const REREAD: Duration = Duration::from_millis(200);
@@ -25,9 +28,13 @@ const USER_START: u64 = 4096;
 
 struct Process {
     key: ProcessKey,
+    /// A time at which it was this process: CLOCK_MONOTONIC of its first sample.
+    seen_ns: u64,
     read_at: Instant,
     /// Not to be read again before.
     next_read: Instant,
+    /// [`Image::generation`] of the image that its mappings are of; 0: of none.
+    generation: u64,
 }
 
 /// All processes, by index.
@@ -41,18 +48,25 @@ pub(super) struct ProcessTable {
     mapped: VecDeque<u32>,
     mapping_bytes: usize,
     paths: Paths,
+    images: Images,
+    /// Up to when the images are known, CLOCK_MONOTONIC.
+    known_until_ns: u64,
 }
 
 impl ProcessTable {
     /// Reads a process that was seen for the first time.
-    pub(super) fn add(&mut self, index: u32, key: ProcessKey, parent: u32) {
+    pub(super) fn add(&mut self, index: u32, key: ProcessKey, parent: u32, seen_ns: u64) {
         debug_assert_eq!(index as usize, self.processes.len());
         let started = Instant::now();
-        let info = match ProcessInfo::read(&key, &mut self.paths) {
+        let image = self.images.image_at(key.pid, seen_ns).cloned();
+        let info = match self.read(&key, image.as_ref()) {
             Ok(info) => Some(info),
             Err(error) => {
                 tracing::debug!("{error}");
-                self.inherited(&key, parent)
+                match &image {
+                    Some(image) => Some(self.info_of_image(image)),
+                    None => self.inherited(&key, parent),
+                }
             }
         };
         self.by_pid.insert(key.pid, index);
@@ -60,11 +74,57 @@ impl ProcessTable {
         let now = Instant::now();
         self.processes.push(Process {
             key,
+            seen_ns,
             read_at: now,
             next_read: now + pause(now - started),
+            generation: image.map_or(0, |image| image.generation),
         });
         if let Some(info) = info {
             self.keep(index, info);
+        }
+    }
+
+    /// What `/proc` shows, where it still shows this image of the process.
+    fn read(
+        &mut self,
+        key: &ProcessKey,
+        image: Option<&Image>,
+    ) -> Result<ProcessInfo, ProcessError> {
+        let latest = self.images.image_at(key.pid, u64::MAX);
+        if latest.map(|image| image.since_ns) != image.map(|image| image.since_ns) {
+            return Err(ProcessError::Gone(key.pid));
+        }
+        ProcessInfo::read(key, &mut self.paths)
+    }
+
+    /// What the side band knows of a process that is gone.
+    fn info_of_image(&mut self, image: &Image) -> ProcessInfo {
+        let base = image.builds_on.map_or_else(ProcessInfo::default, |pid| {
+            let known = self.by_pid.get(&pid).and_then(|index| self.info(*index));
+            known.cloned().unwrap_or_else(|| {
+                let read = ProcessInfo::read_mappings(pid, &mut self.paths);
+                let (mappings, complete) = read.unwrap_or_default();
+                ProcessInfo {
+                    mappings,
+                    complete,
+                    ..ProcessInfo::default()
+                }
+            })
+        });
+        let comm = match &*image.comm {
+            "" => base.comm.clone(),
+            comm => comm.to_owned(),
+        };
+        let executable = match &image.program {
+            Some(program) => program.path.clone(),
+            None => base.executable.clone(),
+        };
+        ProcessInfo {
+            comm,
+            executable,
+            complete: !image.has_gaps && (image.builds_on.is_none() || base.complete),
+            mappings: address_space::with_image(&base.mappings, image, &mut self.paths),
+            ..base
         }
     }
 
@@ -76,14 +136,75 @@ impl ProcessTable {
         same_image.then(|| self.info(index).cloned())?
     }
 
+    /// Takes in what the kernel has told. Returns the processes whose mappings
+    /// have changed.
+    pub(super) fn follow(&mut self, told: Drained) -> Vec<u32> {
+        let mut pids: Vec<u32> = told.records.iter().map(|record| record.pid).collect();
+        for record in told.records {
+            self.images.apply(record);
+        }
+        self.known_until_ns = told.until_ns;
+        pids.sort_unstable();
+        pids.dedup();
+        pids.retain(|pid| self.by_pid.contains_key(pid));
+        let mut changed: Vec<u32> = pids.iter().map(|pid| self.by_pid[pid]).collect();
+        changed.retain(|index| self.follow_image(*index));
+        changed
+    }
+
+    /// Whether all that happened up to a time is known.
+    pub(super) fn knows(&self, time_ns: u64) -> bool {
+        time_ns <= self.known_until_ns
+    }
+
+    /// Adds to a process's mappings what its image has beside them. Returns
+    /// whether there was something.
+    fn follow_image(&mut self, index: u32) -> bool {
+        let process = &self.processes[index as usize];
+        let (pid, seen_ns, generation) = (process.key.pid, process.seen_ns, process.generation);
+        let Some(image) = self.images.image_at(pid, seen_ns).cloned() else {
+            return false;
+        };
+        if image.generation == generation {
+            return false;
+        }
+        let info = match self.info(index) {
+            Some(known) => {
+                let mut info = known.clone();
+                info.mappings = address_space::with_image(&info.mappings, &image, &mut self.paths);
+                info
+            }
+            None => self.info_of_image(&image),
+        };
+        self.processes[index as usize].generation = image.generation;
+        self.keep(index, info);
+        true
+    }
+
     /// What is known of a process.
     pub(super) fn info(&self, index: u32) -> Option<&ProcessInfo> {
         self.infos.get(index as usize)?.as_ref()
     }
 
+    /// Who it is.
+    pub(super) fn key(&self, index: u32) -> Option<ProcessKey> {
+        Some(self.processes.get(index as usize)?.key)
+    }
+
     /// Process id.
     pub(super) fn pid(&self, index: u32) -> Option<u32> {
         Some(self.processes.get(index as usize)?.key.pid)
+    }
+
+    /// Executable mappings of a process, sorted by address.
+    pub(super) fn mappings(&self, index: u32) -> &[Mapping] {
+        self.info(index).map_or(&[], |info| &info.mappings)
+    }
+
+    /// Whether it is what runs now under its process id.
+    pub(super) fn is_latest(&self, index: u32) -> bool {
+        self.pid(index)
+            .is_some_and(|pid| self.by_pid.get(&pid) == Some(&index))
     }
 
     /// The mapping that holds an address of a process.
@@ -200,7 +321,7 @@ mod tests {
 
     fn table() -> ProcessTable {
         let mut table = ProcessTable::default();
-        table.add(0, own_key(), 0);
+        table.add(0, own_key(), 0, 1);
         table
     }
 
@@ -241,6 +362,7 @@ mod tests {
                 ..own_key()
             },
             0,
+            1,
         );
         let first = table.processes[0].read_at;
         table.read_since(0, Instant::now());

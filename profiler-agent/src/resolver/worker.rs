@@ -10,9 +10,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::namer::Batch;
+use profiler_abi::{RuntimeFrame, STACK_COPY_BYTES, StackCopy, stack_end, unwind_method};
 
-use super::{Job, Resolved, call_site, frame_table::FrameTable, process_table::ProcessTable};
+use crate::{
+    namer::Batch,
+    processes::ProcessKey,
+    runtimes::{self, Merged, python::CodeTable},
+    sideband::Drained,
+    symbols::vdso,
+    unwind::{
+        copied::{CopiedStack, Registers, StackWalker},
+        elf::ReadAt,
+        loader::SessionTables,
+    },
+};
+
+use super::{
+    Job, Resolved, ResolvedStack, WalkedStack, call_site, code::CodeMaps, frame_table::FrameTable,
+    process_table::ProcessTable,
+};
 
 /// How often new addresses are named, many at a time.
 const BATCH: Duration = Duration::from_millis(250);
@@ -20,32 +36,56 @@ const BATCH: Duration = Duration::from_millis(250);
 /// Stacks that may wait until their process can be read again.
 const MAX_DEFERRED: usize = 4096;
 
+/// Copies of stacks that may wait until the kernel has told what their
+/// processes had mapped, which is a few milliseconds: 8 MiB.
+const MAX_COPIES: usize = (8 << 20) / STACK_COPY_BYTES;
+
 /// A stack in code that was mapped after its process was read.
 struct Deferred {
     process: u32,
     id: u64,
-    frames: Arc<[u64]>,
+    stack: Arc<WalkedStack>,
+    method: u8,
     since: Instant,
     until: Instant,
+}
+
+/// A copy that waits.
+struct WaitingCopy {
+    process: u32,
+    walked: Option<Arc<WalkedStack>>,
+    copy: Box<StackCopy>,
 }
 
 /// The state of the thread.
 pub(super) struct Worker {
     processes: ProcessTable,
     frames: FrameTable,
+    code: CodeMaps,
+    tables: Option<SessionTables>,
+    walker: StackWalker,
+    python: CodeTable,
     deferred: VecDeque<Deferred>,
-    user_stacks: HashMap<(u32, u64), Box<[u32]>>,
+    copies: VecDeque<WaitingCopy>,
+    copies_dropped: u64,
+    user_stacks: HashMap<(u32, u64), ResolvedStack>,
     /// Named at the end: the kernel does not go away, and reading its symbols
     /// would keep this thread from processes that do.
-    kernel_stacks: Vec<(u64, Arc<[u64]>)>,
+    kernel_stacks: Vec<(u64, Arc<WalkedStack>)>,
 }
 
 impl Worker {
-    pub(super) fn new(namer: Sender<Batch>) -> Self {
+    pub(super) fn new(namer: Sender<Batch>, tables: Option<SessionTables>) -> Self {
         Self {
             processes: ProcessTable::default(),
             frames: FrameTable::new(namer),
+            code: CodeMaps::default(),
+            tables,
+            walker: StackWalker::new(vdso_bytes(), StackWalker::DEFAULT_BUDGET),
+            python: CodeTable::default(),
             deferred: VecDeque::new(),
+            copies: VecDeque::new(),
+            copies_dropped: 0,
             user_stacks: HashMap::new(),
             kernel_stacks: Vec::new(),
         }
@@ -71,38 +111,143 @@ impl Worker {
     }
 
     fn finish(mut self) -> Resolved {
+        self.walk_copies(|_, _| true);
         self.retry(|_| true);
         self.frames.submit_pending();
         let kernel_stacks = self
             .kernel_stacks
             .into_iter()
-            .map(|(id, addresses)| (id, self.frames.kernel(&addresses)))
+            .map(|(id, stack)| (id, self.frames.kernel(&stack.frames)))
             .collect();
-        let (files, frames, warnings) = self.frames.finish();
+        let (files, frames, mut warnings) = self.frames.finish();
+        warnings.extend(self.code.warnings());
+        if self.copies_dropped > 0 {
+            warnings.push(format!(
+                "{} copies of stacks were dropped: more than {MAX_COPIES} waited",
+                self.copies_dropped
+            ));
+        }
         Resolved {
             processes: self.processes.into_infos(),
             files,
             frames,
             user_stacks: self.user_stacks,
             kernel_stacks,
+            unwind: self.tables.map(|tables| tables.report()),
             warnings,
         }
     }
 
     fn handle(&mut self, job: Job) {
         match job {
-            Job::Process { index, key, parent } => self.processes.add(index, key, parent),
+            Job::Process {
+                index,
+                key,
+                parent,
+                time_ns,
+            } => self.add_process(index, key, parent, time_ns),
             Job::UserStack {
                 process,
                 id,
-                frames,
-            } => self.add_user_stack(process, id, frames),
-            Job::KernelStack { id, frames } => self.kernel_stacks.push((id, frames)),
+                stack,
+                method,
+            } => self.add_user_stack(process, id, stack, method),
+            Job::StackCopy {
+                process,
+                walked,
+                copy,
+            } => self.add_copy(WaitingCopy {
+                process,
+                walked,
+                copy,
+            }),
+            Job::KernelStack { id, stack } => self.kernel_stacks.push((id, stack)),
+            Job::Code(code) => self.python.add(&code),
+            Job::Side(told) => self.follow(told),
         }
     }
 
-    fn add_user_stack(&mut self, process: u32, id: u64, frames: Arc<[u64]>) {
-        if self.processes.lacks(process, &frames)
+    fn add_process(&mut self, index: u32, key: ProcessKey, parent: u32, time_ns: u64) {
+        self.processes.add(index, key, parent, time_ns);
+        self.load_tables(index);
+    }
+
+    /// Takes in what the kernel has told, and walks the copies that waited for it.
+    fn follow(&mut self, told: Drained) {
+        for process in self.processes.follow(told) {
+            self.load_tables(process);
+        }
+        self.walk_copies(Self::can_be_walked);
+    }
+
+    /// Has the kernel walk the stacks of a process by tables from now on.
+    fn load_tables(&mut self, index: u32) {
+        let Some(key) = self.processes.key(index) else {
+            return;
+        };
+        let mappings = self.processes.mappings(index);
+        let code = self.code.update(index, key.pid, mappings);
+        // An earlier image of a process is not what runs under its id.
+        if let Some(tables) = &self.tables
+            && self.processes.is_latest(index)
+            && let Some(process) = code.to_load(&key)
+        {
+            tables.load(process);
+        }
+    }
+
+    fn add_copy(&mut self, copy: WaitingCopy) {
+        if self.copies.len() >= MAX_COPIES {
+            self.copies_dropped += 1;
+            return;
+        }
+        self.copies.push_back(copy);
+    }
+
+    fn can_be_walked(&self, copy: &StackCopy) -> bool {
+        self.processes.knows(copy.time_ns)
+    }
+
+    fn walk_copies(&mut self, is_due: impl Fn(&Self, &StackCopy) -> bool) {
+        for waiting in mem::take(&mut self.copies) {
+            if is_due(self, &waiting.copy) {
+                self.walk_copy(waiting);
+            } else {
+                self.copies.push_back(waiting);
+            }
+        }
+    }
+
+    /// Walks what the kernel could not.
+    fn walk_copy(&mut self, waiting: WaitingCopy) {
+        let WaitingCopy {
+            process,
+            walked,
+            copy,
+        } = waiting;
+        let Some(memory) = copy.bytes.get(..copy.len as usize) else {
+            return;
+        };
+        let registers = Registers::new(&copy.registers, copy.known);
+        let stack = CopiedStack {
+            registers: &registers,
+            memory,
+        };
+        let walk = self.walker.walk(&stack, self.code.of(process));
+        let mut frames = Vec::with_capacity(walk.frames.len());
+        if let Some(walked) = &walked {
+            frames.extend_from_slice(&walked.frames);
+        }
+        frames.extend_from_slice(&walk.frames);
+        let runtime = walked.as_ref().map_or(&[][..], |walked| &walked.runtime);
+        let frames = self.resolve(process, &frames, runtime, walk.end);
+        let walked = Some((walk.end, unwind_method::COPY));
+        self.user_stacks
+            .insert((process, copy.id), ResolvedStack { frames, walked });
+    }
+
+    fn add_user_stack(&mut self, process: u32, id: u64, stack: Arc<WalkedStack>, method: u8) {
+        if self.processes.lacks(process, &stack.frames)
             && let Some(until) = self.processes.next_read(process)
         {
             let since = Instant::now();
@@ -110,17 +255,23 @@ impl Worker {
                 self.deferred.push_back(Deferred {
                     process,
                     id,
-                    frames,
+                    stack,
+                    method,
                     since,
                     until,
                 });
                 return;
             }
             if since >= until {
-                self.processes.read_since(process, since);
+                self.read_again(process, since);
             }
         }
-        self.resolve(process, id, &frames);
+        self.resolve_walked(process, id, &stack, method);
+    }
+
+    fn read_again(&mut self, process: u32, since: Instant) {
+        self.processes.read_since(process, since);
+        self.load_tables(process);
     }
 
     /// Resolves stacks that waited, once for all.
@@ -130,27 +281,98 @@ impl Worker {
                 self.deferred.push_back(deferred);
                 continue;
             }
-            if self.processes.lacks(deferred.process, &deferred.frames) {
-                self.processes.read_since(deferred.process, deferred.since);
+            let Deferred {
+                process,
+                id,
+                stack,
+                method,
+                since,
+                ..
+            } = deferred;
+            if self.processes.lacks(process, &stack.frames) {
+                self.read_again(process, since);
             }
-            self.resolve(deferred.process, deferred.id, &deferred.frames);
+            self.resolve_walked(process, id, &stack, method);
         }
     }
 
-    fn resolve(&mut self, process: u32, id: u64, addresses: &[u64]) {
-        let Self {
-            processes, frames, ..
-        } = self;
-        let pid = processes.pid(process).unwrap_or(0);
-        let resolved = plausible(processes, process, addresses)
+    fn resolve_walked(&mut self, process: u32, id: u64, stack: &WalkedStack, method: u8) {
+        let frames = match method {
+            unwind_method::FRAME_POINTERS => plausible(&self.processes, process, &stack.frames),
+            _ => &stack.frames,
+        };
+        let frames = self.resolve(process, frames, &stack.runtime, stack_end::WHOLE);
+        let walked = None;
+        self.user_stacks
+            .insert((process, id), ResolvedStack { frames, walked });
+    }
+
+    /// The frames at addresses of a process, those of an interpreter in their places.
+    fn resolve(
+        &mut self,
+        process: u32,
+        addresses: &[u64],
+        runtime: &[RuntimeFrame],
+        end: u8,
+    ) -> Box<[u32]> {
+        let native: Vec<u32> = addresses
             .iter()
             .enumerate()
-            .map(|(depth, address)| {
-                let address = call_site(depth, *address);
-                frames.user(pid, processes.mapping(process, address), address)
-            })
+            .map(|(depth, address)| self.native(process, call_site(depth, *address)))
             .collect();
-        self.user_stacks.insert((process, id), resolved);
+        if runtime.is_empty() {
+            return native.into();
+        }
+        let code = self.code.of(process);
+        let places: Vec<runtimes::Place> = addresses
+            .iter()
+            .enumerate()
+            .map(|(depth, address)| code.place(call_site(depth, *address)))
+            .collect();
+        let merge = runtimes::merge(&places, end == stack_end::WHOLE, runtime);
+        merge
+            .frames
+            .iter()
+            .map(|frame| match *frame {
+                Merged::Native(index) => native[index],
+                Merged::Runtime(index) => self.interpreted(process, runtime[index]),
+            })
+            .collect()
+    }
+
+    fn native(&mut self, process: u32, address: u64) -> u32 {
+        let Self {
+            processes,
+            frames,
+            code,
+            ..
+        } = self;
+        let pid = processes.pid(process).unwrap_or(0);
+        let mapping = processes.mapping(process, address);
+        frames.user(mapping, address, || code.file(pid, mapping?))
+    }
+
+    fn interpreted(&mut self, process: u32, frame: RuntimeFrame) -> u32 {
+        let name = self
+            .processes
+            .key(process)
+            .and_then(|key| self.python.name(key.pid, key.start_ns, frame));
+        self.frames.interpreted(process, frame, name)
+    }
+}
+
+/// The kernel's code in every process, for the walker.
+fn vdso_bytes() -> Vec<u8> {
+    let Some(image) = vdso::image() else {
+        return Vec::new();
+    };
+    let mut bytes = vec![0; image.len() as usize];
+    match image.read_exact_at(&mut bytes, 0) {
+        Ok(()) => bytes,
+        Err(error) => {
+            tracing::debug!("read the vDSO: {error}");
+            Vec::new()
+        }
     }
 }
 

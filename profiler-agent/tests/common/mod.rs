@@ -107,6 +107,7 @@ impl Agent {
             tcp,
             max_sessions: MaxSessions::new(2),
             session: SessionSettings {
+                unwinder: Arc::default(),
                 symbols: Arc::default(),
                 load: LoadSettings {
                     ring_bytes: 1 << 16,

@@ -114,6 +114,11 @@ pub struct StackRecord {
     pub frames: [u64; STACK_WORDS],
 }
 
+/// Bit of an address in [`StackRecord::frames`]: the frame was interrupted there
+/// by a signal. All others behind the first are return addresses. No address of
+/// a process has this bit.
+pub const INTERRUPTED: u64 = 1 << 63;
+
 /// Bytes of a [`StackRecord`] before its frames.
 pub const STACK_RECORD_HEADER: usize = 24;
 
@@ -137,10 +142,14 @@ pub struct StackCopy {
     /// walked, and of those of an interpreter; 0: neither. Where all registers
     /// are known, the program counter is exact.
     pub walked: u64,
-    /// Process id.
-    pub tgid: u32,
+    /// When.
+    pub time_ns: u64,
+    /// Whose.
+    pub identity: Identity,
     /// Bytes of `bytes`.
     pub len: u32,
+    /// Named padding.
+    pub pad: u32,
     /// Bit `n`: register `n` is known.
     pub known: u64,
     /// Indexed by DWARF number: on x86-64 up to 16, the program counter; on
@@ -151,7 +160,7 @@ pub struct StackCopy {
 }
 
 /// Bytes of a [`StackCopy`] before its memory.
-pub const STACK_COPY_HEADER: usize = 40 + 8 * REGISTERS;
+pub const STACK_COPY_HEADER: usize = 104 + 8 * REGISTERS;
 
 /// A frame of an interpreter.
 #[repr(C)]

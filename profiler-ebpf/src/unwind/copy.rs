@@ -1,6 +1,6 @@
 //! Handing a stack over to userspace: registers and memory.
 
-use aya_ebpf::helpers::{bpf_get_prandom_u32, generated};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, generated};
 use profiler_abi::{
     KIND_STACK_COPY, REGISTERS, RecordHeader, STACK_COPY_BYTES, STACK_COPY_HEADER,
 };
@@ -32,7 +32,8 @@ pub(crate) extern "C" fn copy_stack(slot: u32, walked: u64) -> u64 {
         let id = u64::from(bpf_get_prandom_u32()) << 32 | u64::from(bpf_get_prandom_u32()) | 1;
         (*copy).id = id;
         (*copy).walked = walked;
-        (*copy).tgid = Task::current().tgid();
+        (*copy).time_ns = bpf_ktime_get_ns();
+        (*copy).identity = Task::current().identity();
         (*copy).known = known(state);
         for number in 0..REGISTERS {
             (*copy).registers[number] = (*state).registers[number];
@@ -53,6 +54,7 @@ pub(crate) extern "C" fn copy_stack(slot: u32, walked: u64) -> u64 {
             len += PIECE;
         }
         (*copy).len = len as u32;
+        (*copy).pad = 0;
         (*copy).header = RecordHeader {
             kind: KIND_STACK_COPY,
             size: (STACK_COPY_HEADER + len) as u32,

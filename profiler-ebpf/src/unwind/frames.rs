@@ -60,7 +60,8 @@ unsafe fn frame(slot: u32, state: *mut State, record: *mut StackRecord) -> bool 
         if has_rule && Rule::from_words((*state).rule).cfa == cfa::UNSUPPORTED {
             return State::hand_over(state, stack_end::UNSUPPORTED);
         }
-        (*record).frames[len] = (*state).pc;
+        let interrupted = (*state).exact != 0 && len != 0;
+        (*record).frames[len] = (*state).pc | u64::from(interrupted) << 63;
         (*state).len = len as u32 + 1;
         if has_rule {
             by_rule(state)

@@ -1,0 +1,193 @@
+//! A file of code that processes have mapped, opened once for all of them.
+
+use std::{fs, io, os::unix::fs::MetadataExt, sync::Arc};
+
+use super::elf::ReadAt;
+use crate::{
+    mapped_file::{MappedFile, MappedFileError},
+    processes::{Mapping, Paths, parse_maps},
+};
+
+/// Most bytes of the vDSO; kernels have 8 to 16 KiB.
+const MAX_VDSO: u64 = 1 << 20;
+
+/// What makes two files the same, however often they are opened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BinaryId {
+    /// What the linker made of its content. Who can change a file can give it
+    /// the build-id of another, so one that only root can change is never the
+    /// same as one of somebody else.
+    BuildId {
+        /// The GNU build-id.
+        id: Arc<[u8]>,
+        /// Whether only the host's root can change it.
+        is_roots: bool,
+    },
+    /// It has no build-id.
+    File {
+        /// Device and inode.
+        inode: (u64, u64),
+        /// Bytes.
+        size: u64,
+        /// Last change: seconds and nanoseconds since the epoch.
+        changed: (i64, i64),
+    },
+    /// The code that the kernel maps into each process.
+    Vdso,
+}
+
+/// Why a binary is not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BinaryError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] MappedFileError),
+    /// The vDSO of this process.
+    #[error("read the vDSO: {0}")]
+    Vdso(#[source] io::Error),
+}
+
+/// An open file of code.
+#[derive(Debug)]
+pub struct Binary {
+    file: Arc<MappedFile>,
+    id: BinaryId,
+    build_id: Arc<[u8]>,
+    path: Arc<str>,
+}
+
+impl Binary {
+    /// Opens the file behind a mapping.
+    ///
+    /// # Errors
+    /// Fails where it may not be read, or is no longer there.
+    pub fn open(pid: u32, mapping: &Mapping) -> Result<Self, BinaryError> {
+        let file = MappedFile::open(pid, mapping)?;
+        Self::new(file, &mapping.path)
+    }
+
+    /// A file that is open already, and its path in messages.
+    ///
+    /// # Errors
+    /// Fails where the file system does not say what it is.
+    pub fn new(file: MappedFile, path: &Arc<str>) -> Result<Self, BinaryError> {
+        let build_id: Arc<[u8]> = file.build_id().into();
+        let id = match build_id.is_empty() {
+            true => file_id(&file).map_err(MappedFileError::System)?,
+            false => BinaryId::BuildId {
+                id: Arc::clone(&build_id),
+                is_roots: file.is_roots(),
+            },
+        };
+        Ok(Self {
+            file: Arc::new(file),
+            id,
+            build_id,
+            path: Arc::clone(path),
+        })
+    }
+
+    /// The vDSO, which is the same in all processes of 64 bits.
+    ///
+    /// # Errors
+    /// Fails where this process has none, or may not read its own memory.
+    pub fn vdso() -> Result<Self, BinaryError> {
+        let file = MappedFile::from_memory(&own_vdso().map_err(BinaryError::Vdso)?)?;
+        Ok(Self {
+            build_id: file.build_id().into(),
+            file: Arc::new(file),
+            id: BinaryId::Vdso,
+            path: "[vdso]".into(),
+        })
+    }
+
+    /// What makes it the same as another.
+    pub fn id(&self) -> &BinaryId {
+        &self.id
+    }
+
+    /// Its GNU build-id; empty: it has none.
+    pub fn build_id(&self) -> &[u8] {
+        &self.build_id
+    }
+
+    /// As the process sees it that it was first opened for.
+    pub fn path(&self) -> &Arc<str> {
+        &self.path
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &MappedFile {
+        &self.file
+    }
+
+    /// The same, to be kept.
+    pub fn shared_file(&self) -> &Arc<MappedFile> {
+        &self.file
+    }
+}
+
+fn file_id(file: &MappedFile) -> io::Result<BinaryId> {
+    let metadata = file.file().metadata()?;
+    Ok(BinaryId::File {
+        inode: (metadata.dev(), metadata.ino()),
+        size: metadata.len(),
+        changed: (metadata.mtime(), metadata.mtime_nsec()),
+    })
+}
+
+fn own_vdso() -> io::Result<Vec<u8>> {
+    let maps = fs::read("/proc/self/maps")?;
+    let (mappings, _) = parse_maps(&mut &*maps, &mut Paths::default())?;
+    let vdso = mappings.iter().find(|mapping| &*mapping.path == "[vdso]");
+    let vdso = vdso.ok_or(io::ErrorKind::NotFound)?;
+    let size = vdso.end.saturating_sub(vdso.start).min(MAX_VDSO);
+    let mut bytes = vec![0; size as usize];
+    fs::File::open("/proc/self/mem")?.read_exact_at(&mut bytes, vdso.start)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::unwind::elf::ElfImage;
+
+    /// This program.
+    pub(in crate::unwind) fn own_program() -> Binary {
+        let file = MappedFile::for_test(File::open("/proc/self/exe").unwrap(), true);
+        Binary::new(file, &"this".into()).unwrap()
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_build_id_and_by_who_can_change_it() {
+        let binary = own_program();
+        assert!(!binary.build_id().is_empty());
+        let other = MappedFile::for_test(File::open("/proc/self/exe").unwrap(), false);
+        let other = Binary::new(other, &"other".into()).unwrap();
+        assert_eq!(own_program().id(), binary.id());
+        assert_eq!(other.build_id(), binary.build_id());
+        assert_ne!(other.id(), binary.id());
+    }
+
+    #[test]
+    fn a_file_without_build_id_is_known_by_its_place_and_time() {
+        let open = |path: &str| {
+            let file = MappedFile::for_test(File::open(path).unwrap(), true);
+            Binary::new(file, &path.into()).unwrap()
+        };
+        let id = open("/etc/passwd").id().clone();
+        assert!(matches!(id, BinaryId::File { .. }));
+        assert_eq!(open("/etc/passwd").id(), &id);
+        assert_ne!(open("/etc/group").id(), &id);
+    }
+
+    #[test]
+    fn the_vdso_is_an_elf_file() {
+        let vdso = Binary::vdso().unwrap();
+        assert!(!vdso.build_id().is_empty());
+        let image = ElfImage::read(vdso.file()).unwrap();
+        assert_eq!(image.address_of(0), Some(0));
+    }
+}

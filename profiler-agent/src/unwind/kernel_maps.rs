@@ -1,0 +1,331 @@
+//! The few bpf(2) calls that tables need: making a chunk of the heap, and
+//! writing elements of a session's maps. Layouts by include/uapi/linux/bpf.h.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    ptr::{self, NonNull},
+};
+
+use profiler_abi::unwind::CHUNK_BYTES;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+const MAP_CREATE: libc::c_long = 0;
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_UPDATE_ELEM: libc::c_long = 2;
+const MAP_DELETE_ELEM: libc::c_long = 3;
+
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+/// Begin of `union bpf_attr` for `BPF_MAP_CREATE`, up to the map's name.
+#[repr(C)]
+struct Create {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Create>() == 44);
+
+/// `union bpf_attr` for operations on one element.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+const _: () = assert!(size_of::<Element>() == 32);
+
+/// Whether an element must be there already to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Write {
+    /// It is made where it is missing.
+    Any,
+    /// Only what is there is changed.
+    Existing,
+}
+
+/// A chunk of the heap: the memory of an array map of one element, mapped into
+/// this process.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    map: OwnedFd,
+    memory: NonNull<u8>,
+}
+
+// SAFETY: the memory is a shared mapping of its own, valid for as long as this
+// exists, from every thread; who writes where is for the heap to decide.
+unsafe impl Send for Chunk {}
+// SAFETY: as above.
+unsafe impl Sync for Chunk {}
+
+impl Chunk {
+    /// Makes one. Without type information, so that kernel 6.1 takes it as
+    /// equal to the template of an array of maps whose value is an array of
+    /// integers.
+    pub(super) fn create() -> io::Result<Self> {
+        let attr = Create {
+            map_type: BPF_MAP_TYPE_ARRAY,
+            key_size: size_of::<u32>() as u32,
+            value_size: CHUNK_BYTES as u32,
+            max_entries: 1,
+            map_flags: BPF_F_MMAPABLE,
+            inner_map_fd: 0,
+            numa_node: 0,
+            name: *b"unwind_chunk\0\0\0\0",
+        };
+        let map = create_map(&attr)?;
+        // SAFETY: a new mapping at an address the kernel chooses; its length is
+        // that of the map's only value, which is a multiple of the page size.
+        let memory = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                CHUNK_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        match NonNull::new(memory.cast()) {
+            Some(address) if memory != libc::MAP_FAILED => Ok(Self {
+                map,
+                memory: address,
+            }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// The map, to be put into a session's array of maps.
+    pub(super) fn map(&self) -> &OwnedFd {
+        &self.map
+    }
+
+    /// Writes `bytes` at `offset`; false where they would not fit. The caller
+    /// owns that part: nobody else writes there or looks there for sense.
+    pub(super) fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+        if !fits(offset, bytes.len()) {
+            return false;
+        }
+        // SAFETY: in bounds, checked above; `bytes` is ordinary memory and so
+        // never part of the mapping, to which no reference is ever made.
+        unsafe {
+            self.memory
+                .add(offset)
+                .as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+        true
+    }
+
+    /// What stands at `offset`; `None` where that is not in the chunk.
+    pub(super) fn read(&self, offset: usize, len: usize) -> Option<Vec<u8>> {
+        if !fits(offset, len) {
+            return None;
+        }
+        let mut bytes = vec![0; len];
+        // SAFETY: as in `write`.
+        unsafe {
+            self.memory
+                .add(offset)
+                .as_ptr()
+                .copy_to_nonoverlapping(bytes.as_mut_ptr(), len);
+        }
+        Some(bytes)
+    }
+}
+
+fn fits(offset: usize, len: usize) -> bool {
+    offset
+        .checked_add(len)
+        .is_some_and(|end| end <= CHUNK_BYTES)
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `create` with this length, and used by nobody else.
+        let failed = unsafe { libc::munmap(self.memory.as_ptr().cast(), CHUNK_BYTES) } != 0;
+        if failed {
+            tracing::warn!("unmap a chunk: {}", io::Error::last_os_error());
+        }
+    }
+}
+
+/// Writes the element `key`.
+///
+/// # Errors
+/// `NotFound` for [`Write::Existing`] where there is none; else what the kernel says.
+pub(super) fn update<V: IntoBytes + Immutable>(
+    map: &OwnedFd,
+    key: u32,
+    value: &V,
+    write: Write,
+) -> io::Result<()> {
+    let flags = match write {
+        Write::Any => 0,
+        Write::Existing => 2,
+    };
+    element(
+        MAP_UPDATE_ELEM,
+        map,
+        key,
+        value.as_bytes().as_ptr() as u64,
+        flags,
+    )
+}
+
+/// Reads the element `key` of a hash; `None` where there is none.
+///
+/// # Errors
+/// Fails with what else the kernel says.
+pub(super) fn lookup<V: FromBytes + IntoBytes + Immutable>(
+    map: &OwnedFd,
+    key: u32,
+) -> io::Result<Option<V>> {
+    let mut value = V::new_zeroed();
+    let place = value.as_mut_bytes().as_mut_ptr() as u64;
+    match element(MAP_LOOKUP_ELEM, map, key, place, 0) {
+        Ok(()) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the element `key`, if there is one.
+///
+/// # Errors
+/// Fails with what else the kernel says.
+pub(super) fn delete(map: &OwnedFd, key: u32) -> io::Result<()> {
+    match element(MAP_DELETE_ELEM, map, key, 0, 0) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// `value` is the address of a value as long as the map's, or 0 where the call
+/// takes none.
+fn element(
+    command: libc::c_long,
+    map: &OwnedFd,
+    key: u32,
+    value: u64,
+    flags: u64,
+) -> io::Result<()> {
+    let attr = Element {
+        map_fd: map.as_raw_fd() as u32,
+        pad: 0,
+        key: &raw const key as u64,
+        value,
+        flags,
+    };
+    // SAFETY: `key` and what `value` names live until the call returns.
+    unsafe { bpf(command, (&raw const attr).cast(), size_of::<Element>()) }?;
+    Ok(())
+}
+
+fn create_map(attr: &Create) -> io::Result<OwnedFd> {
+    // SAFETY: the attributes hold no addresses.
+    let fd = unsafe { bpf(MAP_CREATE, ptr::from_ref(attr).cast(), size_of::<Create>()) }?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// # Safety
+/// `attr` must point to `size` bytes of `union bpf_attr`, and addresses in it
+/// to memory as large as `command` reads or writes.
+unsafe fn bpf(command: libc::c_long, attr: *const u8, size: usize) -> io::Result<RawFd> {
+    // SAFETY: the caller's.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size) };
+    match RawFd::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use profiler_abi::unwind::{MAX_CHUNKS, ProcessEntry};
+
+    use super::*;
+
+    const BPF_MAP_TYPE_HASH: u32 = 1;
+    const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+    const BPF_F_NO_PREALLOC: u32 = 1;
+
+    /// Maps like those of the kernel object; `None` where this process may
+    /// make none.
+    pub(in crate::unwind) fn session_maps() -> Option<(OwnedFd, OwnedFd)> {
+        let template = match Chunk::create() {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                println!("skipped: making BPF maps: {error}");
+                return None;
+            }
+        };
+        let name = [0; 16];
+        let chunks = create_map(&Create {
+            map_type: BPF_MAP_TYPE_ARRAY_OF_MAPS,
+            key_size: 4,
+            value_size: 4,
+            max_entries: MAX_CHUNKS as u32,
+            map_flags: 0,
+            inner_map_fd: template.map().as_raw_fd() as u32,
+            numa_node: 0,
+            name,
+        });
+        let processes = create_map(&Create {
+            map_type: BPF_MAP_TYPE_HASH,
+            key_size: 4,
+            value_size: size_of::<ProcessEntry>() as u32,
+            max_entries: 1024,
+            map_flags: BPF_F_NO_PREALLOC,
+            inner_map_fd: 0,
+            numa_node: 0,
+            name,
+        });
+        Some((chunks.unwrap(), processes.unwrap()))
+    }
+
+    #[test]
+    fn elements_are_written_read_and_removed() {
+        let Some((_, processes)) = session_maps() else {
+            return;
+        };
+        let entry = ProcessEntry {
+            start_ns: 7,
+            ..ProcessEntry::default()
+        };
+        let missing = update(&processes, 1, &entry, Write::Existing).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        update(&processes, 1, &entry, Write::Any).unwrap();
+        update(&processes, 1, &entry, Write::Existing).unwrap();
+        assert_eq!(lookup(&processes, 1).unwrap(), Some(entry));
+        delete(&processes, 1).unwrap();
+        delete(&processes, 1).unwrap();
+        assert_eq!(lookup::<ProcessEntry>(&processes, 1).unwrap(), None);
+    }
+
+    #[test]
+    fn a_chunk_goes_into_an_array_of_maps_and_keeps_its_bounds() {
+        let Some((chunks, _)) = session_maps() else {
+            return;
+        };
+        let chunk = Chunk::create().unwrap();
+        update(&chunks, 3, &chunk.map().as_raw_fd(), Write::Any).unwrap();
+        assert!(chunk.write(CHUNK_BYTES - 2, b"ab"));
+        assert!(!chunk.write(CHUNK_BYTES - 1, b"ab"));
+        assert!(!chunk.write(usize::MAX, b"ab"));
+        assert_eq!(chunk.read(CHUNK_BYTES - 2, 2).unwrap(), b"ab");
+        assert_eq!(chunk.read(CHUNK_BYTES, 1), None);
+        delete(&chunks, 3).unwrap();
+    }
+}

@@ -2,13 +2,15 @@
 
 use std::{ops::Range, time::Duration};
 
-use profiler_abi::unwind::{Rule, runtime_kind};
+use profiler_abi::unwind::{Rule, cfa, runtime_kind};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     cfi,
     elf::{ElfImage, Place, ReadAt},
-    go_rows, known_code, plt,
+    go_rows,
+    interpreter::Interpreter,
+    known_code, plt,
     rows::{CodeRow, Full, Rows, Rules, UNSUPPORTED},
     table::{BuildError, BuildLimits, Source, Table, TableReport, Unsupported},
 };
@@ -28,8 +30,7 @@ pub(super) struct Builder<'a> {
     rows: Rows,
     /// By source.
     functions: [u64; Source::ALL.len()],
-    /// Where CPython's evaluation function is.
-    python: Vec<Range<u64>>,
+    interpreter: Interpreter,
 }
 
 impl<'a> Builder<'a> {
@@ -39,6 +40,7 @@ impl<'a> Builder<'a> {
         let end = image.code().map(|segment| segment.end()).max();
         let addresses = start.unwrap_or(0)..end.unwrap_or(0);
         Ok(Self {
+            interpreter: Interpreter::find(file, &image),
             file,
             image,
             report: TableReport::default(),
@@ -47,12 +49,10 @@ impl<'a> Builder<'a> {
             rules: Rules::new(),
             rows: Rows::new(addresses, limits.bytes).map_err(|Full| too_large(limits))?,
             functions: [0; Source::ALL.len()],
-            python: Vec::new(),
         })
     }
 
     pub(super) fn build(mut self) -> Result<Table, BuildError> {
-        self.find_interpreters();
         // The best source first: what one says is not changed by the next.
         known_code::read(&mut self)?;
         self.read_eh_frame()?;
@@ -82,19 +82,6 @@ impl<'a> Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Where CPython evaluates: compilers add `.cold`, `.constprop.0` and the
-    /// like to the name of what they split off or clone.
-    fn find_interpreters(&mut self) {
-        const NAME: &str = "_PyEval_EvalFrameDefault";
-        let symbols = self.image.symbols_with_prefix(self.file, NAME);
-        let ranges = symbols.iter().filter_map(|symbol| {
-            let suffix = symbol.name.strip_prefix(NAME)?;
-            let is_part = suffix.is_empty() || suffix.starts_with('.');
-            is_part.then(|| symbol.address..symbol.address.saturating_add(symbol.size.max(1)))
-        });
-        self.python = ranges.collect();
-    }
-
     fn read_eh_frame(&mut self) -> Result<(), BuildError> {
         let Some(section) = self.image.eh_frame(self.file) else {
             return Ok(());
@@ -165,11 +152,9 @@ impl Builder<'_> {
         rows: &mut [CodeRow],
     ) -> Result<(), BuildError> {
         self.functions[source as usize] += 1;
-        if self
-            .python
-            .iter()
-            .any(|python| python.contains(&function.start))
-        {
+        let first = rows.first().map(|row| self.rules.get(row.rule));
+        let is_entry = first.is_some_and(is_entry);
+        if self.interpreter.holds(&function, is_entry) {
             self.mark_interpreter(rows);
         }
         self.rows
@@ -199,6 +184,11 @@ impl Builder<'_> {
             false => Ok(()),
         }
     }
+}
+
+/// Whether a rule is that of a function that has just been called.
+fn is_entry(rule: Rule) -> bool {
+    rule.cfa == cfa::STACK_POINTER && matches!(rule.cfa_offset, 0 | 8)
 }
 
 fn too_large(limits: &BuildLimits) -> BuildError {

@@ -401,8 +401,9 @@ pub fn fork_storm(a_second: u32) -> Work {
 
 /// Threads that wait, without frame pointers.
 pub fn waits() -> Work {
+    const CALLS: &str = "call_%/sleep_ns/@libc/@[vdso] *";
     let chain = |body: &str, wait: &str| {
-        let steps = [body, "wait_once ?", "enter_wait", wait, "%/@libc *"];
+        let steps = [body, "wait_once ?", "enter_wait", wait, CALLS];
         Chain::new(wait, Root::Thread, &steps)
     };
     let chains = vec![
@@ -413,22 +414,14 @@ pub fn waits() -> Work {
         chain("polls_body", "poll_nothing"),
         chain("never_runs_body", "stay"),
     ];
-    let mut expected = Expected::new(chains, &[]);
-    for body in [
-        "naps_body",
-        "locks_body",
-        "lock_holder_body",
-        "pipes_body",
-        "pipe_feeder_body",
-    ] {
-        expected = expected.also(Root::Thread, &[body, "%/@libc *"]);
-    }
-    expected = expected
+    // The CPU is also taken from them between two waits.
+    let bodies = "naps_body/short_naps_body/locks_body/lock_holder_body/pipes_body/pipe_feeder_body/polls_body";
+    let expected = Expected::new(chains, &[(Root::Thread, &[bodies, "wait_once ?"])])
         .also(
             Root::Thread,
-            &["short_naps_body/polls_body/never_runs_body", "%/@libc *"],
+            &[bodies, "wait_once ?", "enter_wait ?", CALLS],
         )
-        .also(Root::Main, &["main", "%/@libc *"]);
+        .also(Root::Main, &["main", "wait_for_stop ?", CALLS]);
     Work::new("waits", Build::Frameless, expected)
 }
 

@@ -170,6 +170,8 @@ pub enum Edge {
     Exact,
     /// Anywhere in it.
     Anywhere,
+    /// Behind so many of its steps, or later. No different from [`Self::Anywhere`] for the start.
+    Behind(usize),
 }
 
 /// A pattern of stacks.
@@ -201,7 +203,7 @@ impl Pattern {
         let mut states = vec![false; steps.len() + 1];
         match start {
             Edge::Exact => states[0] = true,
-            Edge::Anywhere => states.fill(true),
+            Edge::Anywhere | Edge::Behind(_) => states.fill(true),
         }
         self.skip(&mut states);
         for frame in frames {
@@ -218,6 +220,7 @@ impl Pattern {
         match end {
             Edge::Exact => states[steps.len()],
             Edge::Anywhere => states.contains(&true),
+            Edge::Behind(taken) => states.iter().skip(taken).any(|reached| *reached),
         }
     }
 
@@ -313,6 +316,11 @@ mod tests {
         assert!(matches("c", Edge::Anywhere, Edge::Anywhere));
         assert!(!matches("a d", Edge::Anywhere, Edge::Anywhere));
         assert!(matches("", Edge::Anywhere, Edge::Anywhere));
+        assert!(
+            matches("a", Edge::Exact, Edge::Behind(2)),
+            "the second is optional"
+        );
+        assert!(!matches("a b", Edge::Exact, Edge::Behind(3)));
     }
 
     #[test]

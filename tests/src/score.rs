@@ -48,6 +48,8 @@ pub struct Chain {
     /// It reaches the start of the thread.
     rooted: Pattern,
     exact: Pattern,
+    /// Steps of the pattern that must have been taken: a stack of nothing but the frames above it is none.
+    least: usize,
     scattered: Pattern,
 }
 
@@ -58,11 +60,13 @@ impl Chain {
         // Where nothing has to be above the chain, its first function is the root.
         let needed = usize::from(matches!(root, Root::Own | Root::Musl));
         let root = root.steps().iter().copied();
+        let least = root.len() + 1;
         let rooted = root.clone().chain(named.clone().take(needed));
         Self {
             leaf: leaf.to_owned(),
             rooted: Pattern::new(rooted.chain(["% *"])),
             exact: Pattern::new(root.chain(named.clone())),
+            least,
             scattered: Pattern::new(named).scattered(),
         }
     }
@@ -74,12 +78,16 @@ const BOOKKEEPING: [&str; 2] = [
     "% *",
 ];
 
-/// Whether a stack holds one of these functions, or is a stump that may come from one.
+/// Whether a stack holds one of these functions.
 fn is_bookkeeping(frames: &[Frame]) -> bool {
-    let named = Pattern::new([BOOKKEEPING[0]]).scattered();
-    let stump = Pattern::new(["@libc/@[vdso] *"]);
-    let is = |pattern: Pattern| pattern.matches(frames, Edge::Exact, Edge::Exact);
-    is(named) || is(stump)
+    let pattern = Pattern::new([BOOKKEEPING[0]]).scattered();
+    pattern.matches(frames, Edge::Exact, Edge::Exact)
+}
+
+/// Nothing but libraries' frames, or nothing at all: where they were called from is not known.
+fn is_stump(frames: &[Frame]) -> bool {
+    let pattern = Pattern::new(["@lib/@ld-/@[vdso] *"]);
+    pattern.matches(frames, Edge::Exact, Edge::Exact)
 }
 
 /// All that a workload does.
@@ -88,7 +96,7 @@ pub struct Expected {
     /// Its chains.
     pub chains: Vec<Chain>,
     bookkeeping: Vec<Pattern>,
-    also: Vec<Pattern>,
+    also: Vec<(Pattern, usize)>,
 }
 
 impl Expected {
@@ -108,8 +116,9 @@ impl Expected {
     /// Stacks of no chain that are right as well.
     #[must_use]
     pub fn also(mut self, root: Root, steps: &[&str]) -> Self {
+        let least = root.steps().len() + 1;
         let steps = root.steps().iter().chain(steps).copied();
-        self.also.push(Pattern::new(steps));
+        self.also.push((Pattern::new(steps), least));
         self
     }
 
@@ -129,8 +138,12 @@ impl Expected {
             self.chains.iter().filter(fits)
         };
         // A stack that ends within the chain is one of the moments before and after the call.
-        let matches =
-            |start, end| candidates().any(|chain| chain.exact.matches(frames, start, end));
+        let matches = |start| {
+            candidates().any(|chain| {
+                let end = Edge::Behind(chain.least);
+                chain.exact.matches(frames, start, end)
+            })
+        };
         let bookkeeping = |start| {
             let mut patterns = self.bookkeeping.iter();
             leaf.is_none()
@@ -139,16 +152,12 @@ impl Expected {
         };
         let also = |start| {
             let mut patterns = self.also.iter();
-            leaf.is_none() && patterns.any(|one| one.matches(frames, start, Edge::Anywhere))
+            leaf.is_none()
+                && patterns.any(|(one, least)| one.matches(frames, start, Edge::Behind(*least)))
         };
-        let clean = !frames.is_empty()
-            && (matches(Edge::Exact, Edge::Anywhere)
-                || bookkeeping(Edge::Exact)
-                || also(Edge::Exact));
-        let right_as_far_as_it_goes = clean
-            || matches(Edge::Anywhere, Edge::Anywhere)
-            || bookkeeping(Edge::Anywhere)
-            || also(Edge::Anywhere);
+        let right = |start| matches(start) || bookkeeping(start) || also(start);
+        let clean = !frames.is_empty() && right(Edge::Exact);
+        let right_as_far_as_it_goes = clean || right(Edge::Anywhere) || is_stump(frames);
         let rooted = clean
             || candidates().any(|chain| chain.rooted.matches(frames, Edge::Exact, Edge::Exact));
         let scattered = |chain: &Chain| {
@@ -410,6 +419,18 @@ mod tests {
         assert_eq!(tally("hot", false), of(0, 0, 0, 0));
         assert_eq!(tally("", false), of(0, 0, 0, 0));
         assert_eq!(tally("", true), of(0, 0, 0, 1));
+    }
+
+    #[test]
+    fn a_stump_is_no_thread() {
+        let chain = Chain::new("work", Root::Thread, &["body", "work"]);
+        let expected = Expected::new(vec![chain], &[]).also(Root::Thread, &["body", "@libc *"]);
+        let judge = |stack: &str| Score::of(&expected, &[observed(stack, false, 1)]).all;
+        assert_eq!(judge("@libc.so.6 nanosleep@libc.so.6"), of(1, 0, 0, 0));
+        assert_eq!(
+            judge("@libc.so.6 @libc.so.6 body nanosleep@libc.so.6"),
+            of(1, 1, 1, 0)
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::unwind::elf::{ElfImage, Machine, ReadAt, Section};
 const START_BYTES: u64 = 64;
 
 /// Longest pattern of instructions.
-const CODE_BYTES: usize = 9;
+const CODE_BYTES: usize = 11;
 
 /// What an address is known for, other than by call frame information.
 pub(super) fn known(image: &ElfImage, file: &dyn ReadAt, address: u64) -> Option<Step> {
@@ -21,6 +21,9 @@ pub(super) fn known(image: &ElfImage, file: &dyn ReadAt, address: u64) -> Option
         .any(|at| returns_from_signal(image, file, *at))
     {
         return Some(Step::SignalReturn);
+    }
+    if starts_coroutine(image, file, address.wrapping_add(1)) {
+        return Some(Step::End);
     }
     if clones(image, file, address) {
         return Some(Step::Cloned);
@@ -93,6 +96,17 @@ fn clones(image: &ElfImage, file: &dyn ReadAt, address: u64) -> bool {
         Machine::Aarch64 => (AARCH64, 4),
     };
     code_at(image, file, address.wrapping_sub(first)).starts_with(pattern)
+}
+
+/// Whether the code at an address is where the first function of a coroutine
+/// returns to: glibc's `__start_context`, whose address `makecontext` puts on
+/// the new stack. What is before it in memory is no call.
+fn starts_coroutine(image: &ElfImage, file: &dyn ReadAt, address: u64) -> bool {
+    /// `mov %rbx, %rsp; mov (%rsp), %rdi; test %rdi, %rdi; je`, in all versions.
+    const X86_64: &[u8] = &[
+        0x48, 0x89, 0xdc, 0x48, 0x8b, 0x3c, 0x24, 0x48, 0x85, 0xff, 0x74,
+    ];
+    image.machine == Machine::X86_64 && code_at(image, file, address).starts_with(X86_64)
 }
 
 /// The first bytes of code at an address; none where there is no code.

@@ -1,7 +1,7 @@
 //! Stacks of programs that do real work, against what is known of every
 //! program: its first thread's stack ends in `_start`.
 
-use std::{collections::BTreeMap, env, process::Command};
+use std::{collections::BTreeMap, env, io::Write, process::Command};
 
 use profiler_abi::stack_end;
 
@@ -51,4 +51,48 @@ fn survey_command() {
     for ((end, chain), count) in failures.into_iter().take(12) {
         eprintln!("{count} x end {end}: {chain}");
     }
+}
+
+/// Program counters of all frames, leaf first, as gdb has them.
+fn gdb(pid: u32) -> Vec<u64> {
+    const FRAMES: &str = "set backtrace past-main on
+python
+frame = gdb.newest_frame()
+while frame:
+    if frame.type() not in (gdb.INLINE_FRAME, gdb.TAILCALL_FRAME):
+        print('frame', frame.pc())
+    frame = frame.older()
+";
+    let mut script = tempfile::NamedTempFile::new().unwrap();
+    script.write_all(FRAMES.as_bytes()).unwrap();
+    let output = Command::new("gdb")
+        .args(["-batch", "-nx", "-p", &pid.to_string(), "-x"])
+        .arg(script.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let frames = text.lines().filter_map(|line| line.strip_prefix("frame "));
+    frames.map(|pc| pc.parse().unwrap()).collect()
+}
+
+#[test]
+#[ignore = "needs gdb and takes a second per stop"]
+fn gdb_walks_the_same() {
+    let line = env::var("STACKS_OF").unwrap();
+    let stops = env::var("STOPS").map_or(20, |stops| stops.parse().unwrap());
+    let mut walker = StackWalker::new(vdso(), StackWalker::DEFAULT_BUDGET);
+    let mut program =
+        Program::start(Command::new("sh").arg("-c").arg(format!("exec {line}"))).unwrap();
+    let mut different = 0;
+    for _ in 0..stops {
+        let ours = program.stop_and_leave(|stopped| stopped.walk(&mut walker).frames);
+        let theirs = gdb(program.pid());
+        // It goes on behind the dynamic linker's first function.
+        if ours.as_ref().is_none_or(|ours| !theirs.starts_with(ours)) {
+            eprintln!("ours   {ours:x?}\ntheirs {theirs:x?}");
+            different += 1;
+        }
+        program.take_back();
+    }
+    eprintln!("{different} of {stops} stacks differ from gdb's: {line}");
 }

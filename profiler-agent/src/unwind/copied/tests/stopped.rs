@@ -84,6 +84,32 @@ impl Program {
     /// Stops the thread after some time below 2 ms, calls `see` and lets it go
     /// on. `None` once it has exited.
     pub(super) fn stop<T>(&mut self, see: impl FnOnce(&Stopped<'_>) -> T) -> Option<T> {
+        let seen = self.see(see)?;
+        trace(libc::PTRACE_CONT, self.thread, 0).ok()?;
+        Some(seen)
+    }
+
+    /// As `stop`, but leaves the program as it is for another tracer to see.
+    pub(super) fn stop_and_leave<T>(&mut self, see: impl FnOnce(&Stopped<'_>) -> T) -> Option<T> {
+        let seen = self.see(see)?;
+        // It comes before the next instruction.
+        self.signal(libc::SIGSTOP);
+        trace(libc::PTRACE_DETACH, self.thread, 0).ok()?;
+        Some(seen)
+    }
+
+    /// After `stop_and_leave`: lets the program go on.
+    pub(super) fn take_back(&mut self) {
+        self.signal(libc::SIGCONT);
+        self.follow(self.thread as u32);
+    }
+
+    fn signal(&self, number: libc::c_int) {
+        // SAFETY: sends a signal to our own child, which has not been waited for.
+        unsafe { libc::kill(self.thread, number) };
+    }
+
+    fn see<T>(&mut self, see: impl FnOnce(&Stopped<'_>) -> T) -> Option<T> {
         if self.thread == 0 {
             self.follow(self.pid());
         }
@@ -108,15 +134,15 @@ impl Program {
             mappings: lines.iter().map(|line| line.mapping(&self.files)).collect(),
             paths: lines.iter().map(|line| line.path.to_owned()).collect(),
         };
-        let seen = see(&stopped);
-        trace(libc::PTRACE_CONT, self.thread, 0).ok()?;
-        Some(seen)
+        Some(see(&stopped))
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
         self.child.kill().ok();
+        // A process has not ended before its traced threads have been waited for.
+        while self.thread != 0 && wait(self.thread).is_some() {}
         self.child.wait().ok();
     }
 }

@@ -7,6 +7,7 @@ use profiler_abi::{
 };
 
 use super::{
+    cache,
     lookup::{find_mapping, find_rule},
     registers::{RETURN_ADDRESS_MASK, load_ucontext},
     state::State,
@@ -47,6 +48,26 @@ unsafe fn frame(slot: u32, state: *mut State, record: *mut StackRecord) -> bool 
         }
         // A call that does not return ends on the next function's first byte.
         let address = (*state).pc - u64::from((*state).exact == 0);
+        let is_cached = cache::find(state, address);
+        if !is_cached && !look_up(slot, state, address) {
+            return false;
+        }
+        let interrupted = (*state).exact != 0 && len != 0;
+        (*record).frames[len] = (*state).pc | u64::from(interrupted) << 63;
+        (*state).len = len as u32 + 1;
+        if (*state).has_rule != 0 {
+            by_rule(state)
+        } else {
+            by_frame_pointer(state)
+        }
+    }
+}
+
+/// Finds the rule of an address, if it has one. False: the walk has ended.
+#[inline(always)]
+unsafe fn look_up(slot: u32, state: *mut State, address: u64) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
         if (address < (*state).map_start || address >= (*state).map_end)
             && find_mapping(slot, address) == 0
         {
@@ -56,18 +77,15 @@ unsafe fn frame(slot: u32, state: *mut State, record: *mut StackRecord) -> bool 
         if kind == mapping_kind::PENDING {
             return State::hand_over(state, stack_end::NO_TABLE);
         }
-        let has_rule = kind == mapping_kind::TABLE && find_rule(slot, address) != 0;
-        if has_rule && Rule::from_words((*state).rule).cfa == cfa::UNSUPPORTED {
-            return State::hand_over(state, stack_end::UNSUPPORTED);
+        (*state).has_rule = 0;
+        if kind == mapping_kind::TABLE && find_rule(slot, address) != 0 {
+            if Rule::from_words((*state).rule).cfa == cfa::UNSUPPORTED {
+                return State::hand_over(state, stack_end::UNSUPPORTED);
+            }
+            (*state).has_rule = 1;
+            cache::keep(state, address);
         }
-        let interrupted = (*state).exact != 0 && len != 0;
-        (*record).frames[len] = (*state).pc | u64::from(interrupted) << 63;
-        (*state).len = len as u32 + 1;
-        if has_rule {
-            by_rule(state)
-        } else {
-            by_frame_pointer(state)
-        }
+        true
     }
 }
 

@@ -3,6 +3,7 @@
 //! A user stack is walked by the tables the agent has loaded. What they do not
 //! cover is left to the agent, with a copy of the stack ([`copy`]).
 
+mod cache;
 mod copy;
 mod frames;
 mod heap;

@@ -28,6 +28,10 @@ pub(crate) struct State {
     pub(crate) map_kind: u32,
     /// The rule found last, as it lies in the table.
     pub(crate) rule: [u64; 2],
+    /// It is this frame's.
+    pub(crate) has_rule: u32,
+    /// Named padding.
+    pub(crate) pad: u32,
     /// Of the process entry.
     pub(crate) runtime: HeapRef,
     /// An interpreter's function was met.

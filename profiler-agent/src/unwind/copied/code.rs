@@ -22,7 +22,8 @@ pub(super) fn known(image: &ElfImage, file: &dyn ReadAt, address: u64) -> Option
     {
         return Some(Step::SignalReturn);
     }
-    if starts_coroutine(image, file, address.wrapping_add(1)) {
+    if starts_coroutine(image, file, address.wrapping_add(1)) || starts_thread(image, file, address)
+    {
         return Some(Step::End);
     }
     if clones(image, file, address) {
@@ -107,6 +108,15 @@ fn starts_coroutine(image: &ElfImage, file: &dyn ReadAt, address: u64) -> bool {
         0x48, 0x89, 0xdc, 0x48, 0x8b, 0x3c, 0x24, 0x48, 0x85, 0xff, 0x74,
     ];
     image.machine == Machine::X86_64 && code_at(image, file, address).starts_with(X86_64)
+}
+
+/// Whether the code at an address calls a new thread's function, in musl's
+/// `__clone`, of which nothing tells.
+fn starts_thread(image: &ElfImage, file: &dyn ReadAt, address: u64) -> bool {
+    /// `xor %ebp, %ebp; pop %rdi; call *%r9`. Its last byte is looked up.
+    const X86_64: &[u8] = &[0x31, 0xed, 0x5f, 0x41, 0xff, 0xd1];
+    let first = address.wrapping_sub(X86_64.len() as u64 - 1);
+    image.machine == Machine::X86_64 && code_at(image, file, first).starts_with(X86_64)
 }
 
 /// The first bytes of code at an address; none where there is no code.

@@ -251,10 +251,11 @@ impl Layout {
         let (section, bases) = eh_frame(source, *place, machine);
         if let Search::Table(table) = search {
             let hit = table.find(source, address)?;
-            let offset = hit.entry.checked_sub(place.address)?;
-            let offset = usize::try_from(offset).ok()?;
-            match cfi::row(&section, &bases, offset, address, machine, work) {
-                Ok((function, found)) if function == hit.function => return found,
+            let offset = hit.entry.checked_sub(place.address);
+            let offset = offset.and_then(|offset| usize::try_from(offset).ok());
+            let row = offset.map(|at| cfi::row(&section, &bases, at, address, machine, work));
+            match row {
+                Some(Ok((function, found))) if function == hit.function => return found,
                 // The table lies: from now on the entries themselves are asked.
                 _ => *search = Search::Index(index_of(&self.image, source, *place)),
             }

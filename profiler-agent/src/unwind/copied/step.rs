@@ -199,7 +199,8 @@ fn value(saved: &Saved, register: u16, frame: &Frame<'_>, cfa: u64) -> Result<u6
         Saved::Same => in_register(register),
         Saved::AtCfa(offset) => {
             let address = cfa.wrapping_add_signed(*offset);
-            match address < frame.stack_pointer()? {
+            let popped = address < frame.stack_pointer()?;
+            match popped && register != frame.machine.program_counter() {
                 // It has been taken off the stack, which compilers do not say
                 // of an epilogue's registers.
                 true => in_register(register),

@@ -63,7 +63,8 @@ impl StackWalker {
         Self::for_machine(Machine::NATIVE, vdso, budget_bytes)
     }
 
-    pub(super) fn for_machine(machine: Machine, vdso: Vec<u8>, budget_bytes: usize) -> Self {
+    /// For stacks of any machine.
+    pub fn for_machine(machine: Machine, vdso: Vec<u8>, budget_bytes: usize) -> Self {
         Self {
             machine,
             vdso,

@@ -480,6 +480,17 @@ pub(crate) mod tests {
                 root: None,
             }
         }
+
+        /// A file as if a process had mapped it whose root directory is `root`.
+        pub(crate) fn for_test_in(root: &Path, path: &str) -> Self {
+            let root = rustix::fs::open(root, ROOT_FLAGS, Mode::empty()).unwrap();
+            let file = Self::in_root(&root, Path::new(path)).unwrap();
+            Self {
+                is_roots: false,
+                root: Some(Arc::new(root)),
+                ..file
+            }
+        }
     }
 
     /// This program, and where one of its functions is in it.

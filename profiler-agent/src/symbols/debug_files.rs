@@ -161,3 +161,62 @@ fn checksum(file: &MappedFile) -> io::Result<u32> {
     }
     Err(io::ErrorKind::FileTooLarge.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(name: &[u8], checksum: u32) -> Vec<u8> {
+        let mut bytes = name.to_vec();
+        bytes.push(0);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend_from_slice(&checksum.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn links_name_files_and_no_paths() {
+        for name in ["libc.so.debug", "x", "..x", "\u{e9}"] {
+            let link = parse_link(&section(name.as_bytes(), 7)).unwrap();
+            assert_eq!(link.name, Path::new(name));
+            assert_eq!(link.checksum, 7);
+        }
+        let long = "x".repeat(MAX_FILE_NAME + 1);
+        for name in [
+            "",
+            ".",
+            "..",
+            "../../etc/shadow",
+            "/etc/shadow",
+            "a/b",
+            &long,
+        ] {
+            assert_eq!(parse_link(&section(name.as_bytes(), 7)), None, "{name}");
+        }
+        let whole = section(b"abcd", 7);
+        for end in 0..whole.len() {
+            assert_eq!(parse_link(&whole[..end]), None, "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn files_are_looked_for_where_gdb_looks() {
+        let link = DebugLink {
+            name: "prog.debug".into(),
+            checksum: 0,
+        };
+        let paths = candidates(Path::new("/opt/bin/prog"), &[0xab, 0xcd, 1], Some(&link));
+        let expected = [
+            "/usr/lib/debug/.build-id/ab/cd01.debug",
+            "/opt/bin/prog.debug",
+            "/opt/bin/.debug/prog.debug",
+            "/usr/lib/debug/opt/bin/prog.debug",
+        ];
+        assert_eq!(paths, expected.map(PathBuf::from));
+        assert_eq!(
+            candidates(Path::new(""), &[], Some(&link)),
+            [] as [PathBuf; 0]
+        );
+        assert_eq!(candidates(Path::new("/x"), &[1], None), [] as [PathBuf; 0]);
+    }
+}

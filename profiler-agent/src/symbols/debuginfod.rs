@@ -240,3 +240,6 @@ fn authorities() -> Vec<Certificate<'static>> {
         .map(|certificate| Certificate::from_der(&certificate).to_owned())
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -231,3 +231,6 @@ pub fn merged(symbol: Option<String>, mut debug: Vec<Name>) -> Vec<Name> {
     }
     debug
 }
+
+#[cfg(test)]
+mod tests;

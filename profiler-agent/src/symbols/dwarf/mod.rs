@@ -187,11 +187,12 @@ impl<'a> Targets<'a> {
     fn tick(&mut self) -> Result<(), Stopped> {
         /// About 10 microseconds of work.
         const TICKS: u32 = 64;
+        let is_time = self.ticks.is_multiple_of(TICKS);
         self.ticks = self.ticks.wrapping_add(1);
-        if self.ticks.is_multiple_of(TICKS) && (self.stop)() {
-            return Err(Stopped);
+        match is_time && (self.stop)() {
+            true => Err(Stopped),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Which of the addresses lie in a range that starts in code.

@@ -84,11 +84,15 @@ pub fn examine(
         Err(_) => 0,
     };
     let mut examination = Examination::begin(&owner, &info, fetched);
-    let shown = &info.mappings[..info.mappings.len().min(MAX_MAPPINGS)];
-    let mappings: Vec<_> = shown
-        .iter()
+    // The kernel emulates what is there; no thread ever runs in it.
+    let run = |mapping: &&Mapping| &*mapping.path != "[vsyscall]";
+    let all = info.mappings.iter().filter(run);
+    let mappings: Vec<_> = all
+        .clone()
+        .take(MAX_MAPPINGS)
         .map(|mapping| examination.mapping(mapping, bits))
         .collect();
+    let left_out = all.count() - mappings.len();
     let mut checks = vec![mappings_check(&info)];
     checks.extend(examination.checks());
     Ok(DoctorProcessResponse {
@@ -102,7 +106,7 @@ pub fn examine(
         bits,
         checks,
         mappings,
-        mappings_left_out: (info.mappings.len() - shown.len()) as u32,
+        mappings_left_out: left_out as u32,
     })
 }
 

@@ -83,7 +83,7 @@ fn says_why_a_perf_map_is_not_read() {
 #[test]
 fn a_text_file_that_is_mapped_has_neither() {
     let report = FileReport::of(
-        &std::sync::Arc::new(crate::mapped_file::MappedFile::from_memory(b"text").unwrap()),
+        &std::sync::Arc::new(crate::mapped_file::MappedFile::from_memory(b"some text").unwrap()),
         None,
         Instant::now() + TIME,
     );

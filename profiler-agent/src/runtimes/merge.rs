@@ -2,6 +2,8 @@
 //! call of the function that runs interpreted code stands for one or more of
 //! them.
 
+use std::ops::Range;
+
 use profiler_abi::{RuntimeFrame, python::frame_note};
 
 /// How a native frame is to be seen.
@@ -31,27 +33,21 @@ pub struct Merge {
     /// interpreter has no frame for them, or it was not read.
     pub calls_left: usize,
     /// The interpreter's frames without a native one: where the native stack
-    /// is not whole they stand at its root, else beside those of the nearest call.
+    /// is not whole they stand at its root, else beside the outermost call.
     pub frames_left: usize,
     /// Why there are no more of the interpreter's frames: a
     /// [`frame_note`], [`frame_note::NOTHING`] where there are none.
     pub note: u32,
 }
 
-/// The frames that belong to one call: `runtime[start..end]`.
-#[derive(Clone, Copy)]
-struct Call {
-    start: usize,
-    end: usize,
-}
-
 /// Puts the frames of an interpreter (leaf first, as the kernel programs send
 /// them) in the places of the calls that ran them. `is_whole` says that the
 /// native frames (leaf first) end with the thread's outermost one.
 ///
-/// Calls and frames are paired from the outermost one inwards, because a call
-/// that has only begun has no frame yet; where one of both sides lacks its
-/// outermost part, they are paired from the innermost one outwards.
+/// A call that has only begun has no frame yet, so what calls there are more
+/// than the interpreter tells of are the innermost ones; unless its outermost
+/// frames were not read. What it tells of more is what the native stack lacks:
+/// the outermost ones.
 pub fn merge(native: &[Place], is_whole: bool, runtime: &[RuntimeFrame]) -> Merge {
     let note = note_of(runtime);
     let calls = calls(runtime);
@@ -59,75 +55,65 @@ pub fn merge(native: &[Place], is_whole: bool, runtime: &[RuntimeFrame]) -> Merg
         .iter()
         .filter(|place| **place == Place::Interpreter)
         .count();
-    let from_root = is_whole && note == frame_note::NOTHING;
-    let (skip_calls, skip_evaluations) = if from_root {
-        (
-            calls.len().saturating_sub(evaluations),
-            evaluations.saturating_sub(calls.len()),
-        )
-    } else {
-        (0, 0)
+    let begun = match note {
+        frame_note::NOTHING => evaluations.saturating_sub(calls.len()),
+        _ => 0,
     };
-    let (extra, paired) = calls.split_at(skip_calls);
+    let (paired, extra) = calls.split_at(calls.len().min(evaluations));
     let mut merging = Merging {
+        runtime,
         merge: Merge {
             note,
             ..Merge::default()
         },
-        waiting: extra.iter(),
     };
     let mut paired = paired.iter();
     let mut seen = 0;
     for (index, place) in native.iter().enumerate() {
-        let call = match place {
-            Place::Native => {
-                merging.merge.frames.push(Merged::Native(index));
-                continue;
-            }
-            Place::Interpreter if seen < skip_evaluations => None,
-            Place::Interpreter => paired.next(),
-        };
+        if *place == Place::Native {
+            merging.merge.frames.push(Merged::Native(index));
+            continue;
+        }
+        let call = if seen < begun { None } else { paired.next() };
         seen += 1;
-        merging.evaluation(index, call.copied());
+        merging.evaluation(index, call);
+        if seen == evaluations && is_whole {
+            merging.leftover(extra);
+        }
     }
-    merging.leftover();
-    merging.waiting = paired.as_slice().iter();
-    merging.leftover();
+    if evaluations == 0 || !is_whole {
+        merging.leftover(extra);
+    }
     merging.merge
 }
 
 struct Merging<'a> {
+    runtime: &'a [RuntimeFrame],
     merge: Merge,
-    /// Calls without a native frame that come before the next one that has one.
-    waiting: std::slice::Iter<'a, Call>,
 }
 
 impl Merging<'_> {
     /// Puts the frames of `call` in the place of native frame `index`.
-    fn evaluation(&mut self, index: usize, call: Option<Call>) {
-        if call.is_some() {
-            self.leftover();
-        }
-        match call {
-            Some(call) if call.start < call.end => self.push(call),
-            _ => {
-                self.merge.frames.push(Merged::Native(index));
-                self.merge.calls_left += 1;
-            }
+    fn evaluation(&mut self, index: usize, call: Option<&Call>) {
+        if call.is_none_or(|call| self.push(call) == 0) {
+            self.merge.frames.push(Merged::Native(index));
+            self.merge.calls_left += 1;
         }
     }
 
-    /// Puts the calls that wait here.
-    fn leftover(&mut self) {
-        for call in std::mem::take(&mut self.waiting) {
-            self.merge.frames_left += call.end - call.start;
-            self.push(*call);
+    /// Puts frames here that have no native one.
+    fn leftover(&mut self, calls: &[Call]) {
+        for call in calls {
+            self.merge.frames_left += self.push(call);
         }
     }
 
-    fn push(&mut self, call: Call) {
-        let frames = (call.start..call.end).map(Merged::Runtime);
-        self.merge.frames.extend(frames);
+    /// Appends the frames of a call. Returns how many.
+    fn push(&mut self, call: &Call) -> usize {
+        let before = self.merge.frames.len();
+        let frames = call.clone().filter(|index| self.runtime[*index].code != 0);
+        self.merge.frames.extend(frames.map(Merged::Runtime));
+        self.merge.frames.len() - before
     }
 }
 
@@ -143,16 +129,18 @@ fn is_note(frame: &RuntimeFrame) -> bool {
     frame.code == 0 && frame.place & RuntimeFrame::ENTRY == 0
 }
 
-/// The frames by call. What stands for no frame is left out.
+/// Indices of the frames of one call, and of what stands for none.
+type Call = Range<usize>;
+
+/// The frames by call.
 fn calls(runtime: &[RuntimeFrame]) -> Vec<Call> {
     let mut calls = Vec::new();
     let mut start = 0;
     for (index, frame) in runtime.iter().enumerate() {
-        let is_frame = frame.code != 0;
-        let end = index + usize::from(is_frame);
         let is_last = index + 1 == runtime.len();
-        if frame.place & RuntimeFrame::ENTRY != 0 || (is_last && start < end) {
-            calls.push(Call { start, end });
+        let is_lone_note = start == index && is_note(frame);
+        if frame.place & RuntimeFrame::ENTRY != 0 || (is_last && !is_lone_note) {
+            calls.push(start..index + 1);
             start = index + 1;
         }
     }

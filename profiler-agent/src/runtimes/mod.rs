@@ -1,12 +1,10 @@
-//! Interpreters: finding them in the files of a process (`interpreters`), so that
-//! the kernel programs can walk their frames (`python`), and putting those frames in their places among the
+//! Interpreters: finding them in a file, so that the kernel programs can walk
+//! their frames (`python`), and putting those frames in their places among the
 //! native ones (`merge`). Each interpreter is one file here and one of the same
 //! name among the kernel programs.
 
-mod interpreters;
 pub mod merge;
 pub mod python;
 
-pub use interpreters::Interpreters;
 pub use merge::{Merged, Place, merge};
 pub use python::PythonBinary;

@@ -62,8 +62,8 @@ fn a_call_without_frames_stays() {
 #[test]
 fn a_call_that_has_only_begun_has_no_frame() {
     assert_eq!(merged("IbIcId", true, "EE"), is("Ib0c1d", 1, 0));
-    // Nor has the last call of a stack whose root is not there.
-    assert_eq!(merged("IbIcId", false, "EE"), is("0b1cId", 1, 0));
+    assert_eq!(merged("IbIcId", false, "EE"), is("Ib0c1d", 1, 0));
+    assert_eq!(merged("Ib", true, ""), is("Ib", 1, 0));
 }
 
 #[test]
@@ -73,8 +73,8 @@ fn a_stack_without_root_keeps_the_frames_of_its_callers() {
 }
 
 #[test]
-fn frames_without_a_call_stand_beside_the_next_one() {
-    assert_eq!(merged("aIbIc", true, "EfEE"), is("a012b3c", 0, 1));
+fn frames_that_a_whole_stack_has_no_call_for_stand_beside_its_outermost_one() {
+    assert_eq!(merged("aIbIcd", true, "EfEE"), is("a0b123cd", 0, 1));
     assert_eq!(merged("ab", true, "EE"), is("ab01", 0, 2));
 }
 

@@ -110,22 +110,6 @@ fn a_file_without_interpreter_has_none() {
 }
 
 #[test]
-fn a_file_is_looked_at_once() {
-    let symbols = [("_PyRuntime", 8), ("PyIter_Send", 8)];
-    let mut known = crate::runtimes::Interpreters::default();
-    // Its segment is mapped at 0x70_5000.
-    let info = known.describe(1, &library(&symbols, &[0; 64]), 0x70_5000, 0x3000);
-    let info = PythonInfo::read_from_bytes(&info.unwrap()).unwrap();
-    assert_eq!(info.interpreters, 0x70_5008 + 32);
-    assert!(known.describe(1, &Vec::new(), 0x80_5000, 0x3000).is_some());
-    assert_eq!(known.describe(2, &Vec::new(), 0, 0), None);
-    assert_eq!(known.refused().next(), None);
-    let old = library(&[("_PyRuntime", 8)], &[0; 64]);
-    assert_eq!(known.describe(3, &old, 0x70_5000, 0x3000), None);
-    assert!(known.refused().eq([&PythonError::Version(7)]));
-}
-
-#[test]
 fn versions_are_told_by_what_they_have() {
     let old = [
         ("_PyRuntime", 8),

@@ -1,6 +1,6 @@
 //! A file of code that processes have mapped, opened once for all of them.
 
-use std::{fs, io, os::unix::fs::MetadataExt, sync::Arc};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use super::elf::ReadAt;
 use crate::{
@@ -62,7 +62,10 @@ impl Binary {
     /// # Errors
     /// Fails where it may not be read, or is no longer there.
     pub fn open(pid: u32, mapping: &Mapping) -> Result<Self, BinaryError> {
-        let file = MappedFile::open(pid, mapping)?;
+        let file = match MappedFile::open(pid, mapping) {
+            Ok(file) => file,
+            Err(error) => same_on_host(mapping).ok_or(error)?,
+        };
         Self::new(file, &mapping.path)
     }
 
@@ -125,6 +128,16 @@ impl Binary {
     pub fn shared_file(&self) -> &Arc<MappedFile> {
         &self.file
     }
+}
+
+/// The file that a process that is gone had mapped, where the host has it at the
+/// same path.
+fn same_on_host(mapping: &Mapping) -> Option<MappedFile> {
+    let file = MappedFile::on_host(Path::new(&*mapping.path)).ok()?;
+    let metadata = file.file().metadata().ok()?;
+    let is_same =
+        metadata.ino() == mapping.file.inode && metadata.dev() == mapping.file.device;
+    is_same.then_some(file)
 }
 
 fn file_id(file: &MappedFile) -> io::Result<BinaryId> {

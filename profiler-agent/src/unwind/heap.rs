@@ -2,14 +2,14 @@
 //! array maps, mapped into this process, and shared by the agent's sessions,
 //! each of which has them in an array of maps of its own.
 //!
-//! Giving a chunk to a session makes the kernel wait until no program runs that
-//! could have missed it, which takes 10 to 30 ms; so there are few chunks, they
-//! come one at a time, and never on the sampling path.
+//! Giving chunks to a session makes the kernel wait until no program runs that
+//! could have missed them, which takes 10 to 100 ms, however many they are. So
+//! they come as they are needed, and never on the sampling path.
 
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -17,7 +17,7 @@ use std::{
 use profiler_abi::unwind::{CHUNK_BYTES, HeapRef, MAX_CHUNKS};
 
 use super::{
-    kernel_maps::{self, Chunk, Write},
+    kernel_maps::{self, Chunk},
     space::{Extent, Space, UNIT},
 };
 
@@ -46,7 +46,7 @@ pub struct HeapStatus {
 
 /// The heap.
 #[derive(Debug)]
-pub struct Heap {
+pub(super) struct Heap {
     max_chunks: usize,
     /// Held while chunks come or go, which is slow; taken before `parts`.
     sessions: Mutex<Sessions>,
@@ -69,7 +69,7 @@ struct Parts {
 impl Heap {
     /// A heap of at most `budget` bytes, of one chunk at least. It makes its
     /// first chunk when the first session attaches.
-    pub fn new(budget: usize) -> Arc<Self> {
+    pub(super) fn new(budget: usize) -> Arc<Self> {
         Arc::new(Self {
             max_chunks: (budget / CHUNK_BYTES).clamp(1, MAX_CHUNKS),
             sessions: Mutex::default(),
@@ -90,15 +90,17 @@ impl Heap {
     ///
     /// # Errors
     /// Fails where the first chunk cannot be made, or the session cannot take one.
-    pub fn attach(self: &Arc<Self>, chunks: OwnedFd) -> Result<Attachment, HeapError> {
+    pub(super) fn attach(self: &Arc<Self>, chunks: OwnedFd) -> Result<Attachment, HeapError> {
         let mut sessions = self.sessions();
         if self.parts().chunks.is_empty() {
-            self.add_chunk(&sessions)?;
+            self.add_chunks(&sessions, 1)?;
         }
         let known = self.parts().chunks.clone();
-        for (number, chunk) in known {
-            give(&chunks, number, &chunk)?;
-        }
+        let known: Vec<_> = known
+            .iter()
+            .map(|(number, chunk)| (*number, &**chunk))
+            .collect();
+        give(&chunks, &known)?;
         let id = sessions.next;
         sessions.next += 1;
         sessions.maps.insert(id, chunks);
@@ -110,7 +112,7 @@ impl Heap {
 
     /// A block for each of `sizes`, in bytes, or `None`: there is no room for
     /// all of them. Never waits for the kernel.
-    pub fn allocate(self: &Arc<Self>, sizes: &[usize]) -> Option<Vec<Block>> {
+    pub(super) fn allocate(self: &Arc<Self>, sizes: &[usize]) -> Option<Vec<Block>> {
         let mut parts = self.parts();
         let extents = parts.space.take(sizes, Instant::now())?;
         let block = |extent: Extent| {
@@ -123,42 +125,55 @@ impl Heap {
         extents.into_iter().map(block).collect()
     }
 
-    /// Adds a chunk; false: the budget does not allow it. Takes up to 30 ms for
-    /// each session.
+    /// Adds chunks that have room for `bytes` more; false: the budget allows
+    /// none. Takes up to 100 ms for each session.
     ///
     /// # Errors
-    /// Fails where it cannot be made, or a session cannot take it.
-    pub fn grow(&self) -> Result<bool, HeapError> {
+    /// Fails where they cannot be made, or a session cannot take them.
+    pub(super) fn grow(&self, bytes: usize) -> Result<bool, HeapError> {
         let sessions = self.sessions();
-        if self.parts().space.chunks() >= self.max_chunks {
+        let allowed = self.max_chunks - self.parts().space.chunks().min(self.max_chunks);
+        if allowed == 0 {
             return Ok(false);
         }
-        self.add_chunk(&sessions)?;
+        let wanted = bytes.div_ceil(CHUNK_BYTES).clamp(1, allowed);
+        self.add_chunks(&sessions, wanted)?;
         Ok(true)
     }
 
-    fn add_chunk(&self, sessions: &Sessions) -> Result<(), HeapError> {
-        let number = self.parts().space.next_number();
-        let chunk = Chunk::create().map_err(|source| HeapError {
-            action: "make",
-            chunk: number,
-            source,
-        })?;
+    fn add_chunks(&self, sessions: &Sessions, count: usize) -> Result<(), HeapError> {
+        let numbers = self.parts().space.next_numbers(count);
+        let mut chunks = Vec::with_capacity(count);
+        for number in numbers {
+            let chunk = Chunk::create().map_err(|source| HeapError {
+                action: "make",
+                chunk: number,
+                source,
+            })?;
+            chunks.push((number, Arc::new(chunk)));
+        }
+        let new: Vec<_> = chunks
+            .iter()
+            .map(|(number, chunk)| (*number, &**chunk))
+            .collect();
         for map in sessions.maps.values() {
-            if let Err(error) = give(map, number, &chunk) {
-                take_back(sessions, number);
+            if let Err(error) = give(map, &new) {
+                new.iter()
+                    .for_each(|(number, _)| take_back(sessions, *number));
                 return Err(error);
             }
         }
         let mut parts = self.parts();
-        parts.chunks.insert(number, Arc::new(chunk));
-        parts.space.add_chunk(number);
+        for (number, chunk) in chunks {
+            parts.chunks.insert(number, chunk);
+            parts.space.add_chunk(number);
+        }
         Ok(())
     }
 
     /// Gives back one chunk that has been empty for a while, if there is one.
     /// To be called about once a second; takes as long as [`Self::grow`].
-    pub fn shrink(&self) {
+    pub(super) fn shrink(&self) {
         let sessions = self.sessions();
         let mut parts = self.parts();
         let Some(number) = parts.space.remove_empty(Instant::now()) else {
@@ -171,7 +186,7 @@ impl Heap {
     }
 
     /// How full it is.
-    pub fn status(&self) -> HeapStatus {
+    pub(super) fn status(&self) -> HeapStatus {
         let parts = self.parts();
         HeapStatus {
             budget: self.max_chunks * CHUNK_BYTES,
@@ -182,11 +197,10 @@ impl Heap {
     }
 }
 
-fn give(map: &OwnedFd, number: u32, chunk: &Chunk) -> Result<(), HeapError> {
-    let fd = chunk.map().as_raw_fd();
-    kernel_maps::update(map, number, &fd, Write::Any).map_err(|source| HeapError {
+fn give(map: &OwnedFd, chunks: &[(u32, &Chunk)]) -> Result<(), HeapError> {
+    kernel_maps::put_chunks(map, chunks).map_err(|source| HeapError {
         action: "give a session",
-        chunk: number,
+        chunk: chunks.first().map_or(0, |(number, _)| *number),
         source,
     })
 }
@@ -201,7 +215,7 @@ fn take_back(sessions: &Sessions, number: u32) {
 
 /// A session's share in the heap.
 #[derive(Debug)]
-pub struct Attachment {
+pub(super) struct Attachment {
     heap: Arc<Heap>,
     id: u64,
 }
@@ -215,7 +229,7 @@ impl Drop for Attachment {
 /// A part of the heap that is its owner's alone. When it is dropped, nothing
 /// that kernel programs start from may lead to it any more.
 #[derive(Debug)]
-pub struct Block {
+pub(super) struct Block {
     heap: Arc<Heap>,
     chunk: Arc<Chunk>,
     extent: Extent,
@@ -223,24 +237,24 @@ pub struct Block {
 
 impl Block {
     /// As the kernel programs name it.
-    pub fn heap_ref(&self) -> HeapRef {
+    pub(super) fn heap_ref(&self) -> HeapRef {
         self.extent.heap_ref()
     }
 
     /// Bytes it takes.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.extent.units as usize * UNIT
     }
 
     /// Fills its begin, before anything leads to it; false, and nothing is
     /// written: `bytes` are more than it has.
-    pub fn write(&self, bytes: &[u8]) -> bool {
+    pub(super) fn write(&self, bytes: &[u8]) -> bool {
         let offset = self.extent.place as usize * UNIT;
         bytes.len() <= self.bytes() && self.chunk.write(offset, bytes)
     }
 
     /// What it begins with; `None` where `len` is more than it has.
-    pub fn read(&self, len: usize) -> Option<Vec<u8>> {
+    pub(super) fn read(&self, len: usize) -> Option<Vec<u8>> {
         if len > self.bytes() {
             return None;
         }
@@ -272,12 +286,12 @@ impl Heap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unwind::kernel_maps::tests::session_maps;
+    use crate::unwind::kernel_maps::tests::{lookup, session_maps};
 
     /// Number of the map in slot `number` of an array of maps, as the kernel
     /// gives it to userspace.
     fn slot(chunks: &OwnedFd, number: u32) -> Option<u32> {
-        kernel_maps::lookup(chunks, number).unwrap()
+        lookup(chunks, number)
     }
 
     #[test]
@@ -291,8 +305,8 @@ mod tests {
         assert_eq!(heap.status().size, 0);
         let first = heap.attach(first).unwrap();
         assert_eq!(heap.status().size, CHUNK_BYTES);
-        assert!(heap.grow().unwrap());
-        assert!(!heap.grow().unwrap(), "beyond the budget");
+        assert!(heap.grow(1).unwrap());
+        assert!(!heap.grow(1).unwrap(), "beyond the budget");
         let second = heap.attach(second).unwrap();
         for number in 0..2 {
             let map = slot(&first_copy, number);
@@ -302,6 +316,21 @@ mod tests {
         assert_eq!(slot(&first_copy, 2), None);
         drop((first, second));
         assert!(heap.sessions().maps.is_empty());
+    }
+
+    #[test]
+    fn it_grows_by_as_much_as_is_needed_and_allowed() {
+        let Some((chunks, _)) = session_maps() else {
+            return;
+        };
+        let copy = chunks.try_clone().unwrap();
+        let heap = Heap::new(6 * CHUNK_BYTES);
+        let _attached = heap.attach(chunks).unwrap();
+        assert!(heap.grow(2 * CHUNK_BYTES + 1).unwrap());
+        assert_eq!(heap.status().size, 4 * CHUNK_BYTES);
+        assert!(heap.grow(usize::MAX).unwrap());
+        assert_eq!(heap.status().size, 6 * CHUNK_BYTES);
+        assert!((0..6).all(|number| slot(&copy, number).is_some()));
     }
 
     #[test]
@@ -324,5 +353,37 @@ mod tests {
         assert_eq!(heap.status().quarantined, 32);
         assert_ne!(heap.allocate(&[16]).unwrap()[0].heap_ref(), place);
         assert!(heap.allocate(&[CHUNK_BYTES]).is_none());
+    }
+
+    /// Prints what chunks and blocks cost.
+    #[test]
+    #[ignore = "a measurement"]
+    fn measure_growing_and_allocating() {
+        let Some((chunks, _)) = session_maps() else {
+            return;
+        };
+        let heap = Heap::new(64 * CHUNK_BYTES);
+        let _attached = heap.attach(chunks).unwrap();
+        for bytes in [1, 1, 1, 8 * CHUNK_BYTES, 16 * CHUNK_BYTES] {
+            let start = Instant::now();
+            heap.grow(bytes).unwrap();
+            println!("grew by {bytes} in {:?}", start.elapsed());
+        }
+        let (second, _) = session_maps().unwrap();
+        let start = Instant::now();
+        let _second = heap.attach(second).unwrap();
+        println!(
+            "attached {} bytes in {:?}",
+            heap.status().size,
+            start.elapsed()
+        );
+        let start = Instant::now();
+        let blocks: Vec<_> = (0..2500)
+            .map(|n| heap.allocate(&[n * 8]).unwrap())
+            .collect();
+        println!("2500 blocks in {:?}", start.elapsed());
+        let start = Instant::now();
+        drop(blocks);
+        println!("freed in {:?}", start.elapsed());
     }
 }

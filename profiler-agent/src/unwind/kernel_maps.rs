@@ -8,12 +8,12 @@ use std::{
 };
 
 use profiler_abi::unwind::CHUNK_BYTES;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{Immutable, IntoBytes};
 
 const MAP_CREATE: libc::c_long = 0;
-const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
+const MAP_UPDATE_BATCH: libc::c_long = 26;
 
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -44,6 +44,21 @@ struct Element {
 }
 
 const _: () = assert!(size_of::<Element>() == 32);
+
+/// `union bpf_attr` for operations on many elements.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+const _: () = assert!(size_of::<Batch>() == 56);
 
 /// Whether an element must be there already to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,11 +118,6 @@ impl Chunk {
             }),
             _ => Err(io::Error::last_os_error()),
         }
-    }
-
-    /// The map, to be put into a session's array of maps.
-    pub(super) fn map(&self) -> &OwnedFd {
-        &self.map
     }
 
     /// Writes `bytes` at `offset`; false where they would not fit. The caller
@@ -183,21 +193,41 @@ pub(super) fn update<V: IntoBytes + Immutable>(
     )
 }
 
-/// Reads the element `key` of a hash; `None` where there is none.
+/// Puts chunks into an array of maps, by number. After each call the kernel
+/// waits for programs that run, so that one call for all is much faster;
+/// kernels that have none (before 5.14) get one for each.
 ///
 /// # Errors
-/// Fails with what else the kernel says.
-pub(super) fn lookup<V: FromBytes + IntoBytes + Immutable>(
-    map: &OwnedFd,
-    key: u32,
-) -> io::Result<Option<V>> {
-    let mut value = V::new_zeroed();
-    let place = value.as_mut_bytes().as_mut_ptr() as u64;
-    match element(MAP_LOOKUP_ELEM, map, key, place, 0) {
-        Ok(()) => Ok(Some(value)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+/// Fails with what the kernel says; some may have been put in by then.
+pub(super) fn put_chunks(map: &OwnedFd, chunks: &[(u32, &Chunk)]) -> io::Result<()> {
+    let keys: Vec<u32> = chunks.iter().map(|(number, _)| *number).collect();
+    let fd = |(_, chunk): &(u32, &Chunk)| chunk.map.as_raw_fd();
+    let fds: Vec<RawFd> = chunks.iter().map(fd).collect();
+    let attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: fds.as_ptr() as u64,
+        count: keys.len() as u32,
+        map_fd: map.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    if chunks.len() > 1 {
+        // SAFETY: `keys` and `fds` have `count` elements each and live on.
+        let all = unsafe {
+            bpf(
+                MAP_UPDATE_BATCH,
+                (&raw const attr).cast(),
+                size_of::<Batch>(),
+            )
+        };
+        if all.is_ok() {
+            return Ok(());
+        }
     }
+    let mut elements = keys.iter().zip(&fds);
+    elements.try_for_each(|(key, fd)| update(map, *key, fd, Write::Any))
 }
 
 /// Removes the element `key`, if there is one.
@@ -254,12 +284,31 @@ unsafe fn bpf(command: libc::c_long, attr: *const u8, size: usize) -> io::Result
 #[cfg(test)]
 pub(super) mod tests {
     use profiler_abi::unwind::{MAX_CHUNKS, ProcessEntry};
+    use zerocopy::FromBytes;
 
     use super::*;
 
     const BPF_MAP_TYPE_HASH: u32 = 1;
     const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
     const BPF_F_NO_PREALLOC: u32 = 1;
+
+    const MAP_LOOKUP_ELEM: libc::c_long = 1;
+
+    /// Reads the element `key`; `None` where there is none.
+    pub(in crate::unwind) fn lookup<V: FromBytes + IntoBytes>(
+        map: &OwnedFd,
+        key: u32,
+    ) -> Option<V> {
+        let mut value = V::new_zeroed();
+        let place = value.as_mut_bytes().as_mut_ptr() as u64;
+        match element(MAP_LOOKUP_ELEM, map, key, place, 0) {
+            Ok(()) => Some(value),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::NotFound);
+                None
+            }
+        }
+    }
 
     /// Maps like those of the kernel object; `None` where this process may
     /// make none.
@@ -278,7 +327,7 @@ pub(super) mod tests {
             value_size: 4,
             max_entries: MAX_CHUNKS as u32,
             map_flags: 0,
-            inner_map_fd: template.map().as_raw_fd() as u32,
+            inner_map_fd: template.map.as_raw_fd() as u32,
             numa_node: 0,
             name,
         });
@@ -308,24 +357,39 @@ pub(super) mod tests {
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
         update(&processes, 1, &entry, Write::Any).unwrap();
         update(&processes, 1, &entry, Write::Existing).unwrap();
-        assert_eq!(lookup(&processes, 1).unwrap(), Some(entry));
+        assert_eq!(lookup(&processes, 1), Some(entry));
         delete(&processes, 1).unwrap();
         delete(&processes, 1).unwrap();
-        assert_eq!(lookup::<ProcessEntry>(&processes, 1).unwrap(), None);
+        assert_eq!(lookup::<ProcessEntry>(&processes, 1), None);
     }
 
     #[test]
-    fn a_chunk_goes_into_an_array_of_maps_and_keeps_its_bounds() {
-        let Some((chunks, _)) = session_maps() else {
+    fn chunks_go_into_an_array_of_maps_one_and_many() {
+        let Some((array, _)) = session_maps() else {
+            return;
+        };
+        let chunks = [0; 3].map(|_| Chunk::create().unwrap());
+        let number = |key| lookup::<u32>(&array, key);
+        put_chunks(&array, &[(3, &chunks[0])]).unwrap();
+        put_chunks(&array, &[(5, &chunks[1]), (4, &chunks[2])]).unwrap();
+        let numbers = [3, 4, 5].map(|key| number(key).unwrap());
+        assert!(numbers[0] < numbers[2] && numbers[2] < numbers[1]);
+        delete(&array, 3).unwrap();
+        assert_eq!(number(3), None);
+        let beyond = MAX_CHUNKS as u32;
+        assert!(put_chunks(&array, &[(0, &chunks[0]), (beyond, &chunks[1])]).is_err());
+    }
+
+    #[test]
+    fn a_chunk_keeps_its_bounds() {
+        let Some(_) = session_maps() else {
             return;
         };
         let chunk = Chunk::create().unwrap();
-        update(&chunks, 3, &chunk.map().as_raw_fd(), Write::Any).unwrap();
         assert!(chunk.write(CHUNK_BYTES - 2, b"ab"));
         assert!(!chunk.write(CHUNK_BYTES - 1, b"ab"));
         assert!(!chunk.write(usize::MAX, b"ab"));
         assert_eq!(chunk.read(CHUNK_BYTES - 2, 2).unwrap(), b"ab");
         assert_eq!(chunk.read(CHUNK_BYTES, 1), None);
-        delete(&chunks, 3).unwrap();
     }
 }

@@ -19,13 +19,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use profiler_abi::unwind::CHUNK_BYTES;
+
 use self::{session::Session, shared::SharedBytes};
-pub use super::registry::{Refusal, TablesStatus};
-use super::{
-    bell::Bell,
-    binary::Binary,
-    heap::{Heap, HeapError, HeapStatus},
-    registry::Registry,
+use super::{bell::Bell, binary::Binary, heap::Heap, registry::Registry};
+pub use super::{
+    heap::{HeapError, HeapStatus},
+    registry::{Refusal, TablesStatus},
 };
 
 /// How often processes that ended and memory that is free are looked for.
@@ -221,8 +221,8 @@ impl Unwinder {
         Ok(unwinder)
     }
 
-    /// Serves a session, whose programs may run already. Takes up to 30 ms for
-    /// every 2 MiB of tables that are loaded.
+    /// Serves a session, whose programs may run already. Takes up to 100 ms
+    /// where there are tables; on kernels before 5.14 for every 2 MiB of them.
     ///
     /// # Errors
     /// Fails where the tables' memory cannot be made or given to the session.
@@ -343,7 +343,7 @@ fn tend(shared: &Shared) {
 
 /// For lists that found none.
 fn make_room(shared: &Shared, sessions: &[Arc<Session>]) {
-    match shared.heap.grow() {
+    match shared.heap.grow(CHUNK_BYTES) {
         Ok(true) => shared.bell.ring(),
         Ok(false) => sessions.iter().for_each(|session| session.cut_large()),
         Err(error) => tracing::warn!("{error}"),

@@ -4,6 +4,7 @@
 //! bytes; what exceeds one is refused with a reason and tried again later.
 
 mod cpu_budget;
+mod refusal;
 mod slot;
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
+pub use self::refusal::Refusal;
 pub(super) use self::slot::{Lookup, Slot, Stage};
 use self::{
     cpu_budget::CpuBudget,
@@ -27,7 +29,7 @@ use super::{
     binary::{Binary, BinaryId},
     elf::ElfImage,
     heap::{Block, Heap},
-    table::{self, BuildError, BuildLimits, Table},
+    table::{self, BuildLimits, Table},
 };
 
 /// Threads that build tables.
@@ -53,71 +55,6 @@ const ROOM_STEP: Duration = Duration::from_millis(100);
 /// as much as the lists of a hundred processes take.
 const LIST_SHARE: usize = 16;
 const LIST_BYTES: usize = 256 << 10;
-
-/// Why a binary has no table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Refusal {
-    /// It says nothing of how to unwind its code.
-    NoRules,
-    /// It is for another machine, or no ELF file.
-    NotElf,
-    /// Its table would be larger than the budget.
-    TooLarge,
-    /// Its table takes too long to build.
-    TooSlow,
-    /// It cannot be read.
-    Unreadable,
-    /// Building its table failed: a bug.
-    Failed,
-    /// Tables took as much CPU time as they may lately.
-    CpuBudget,
-    /// Tables that are in use take as much memory as they may.
-    MemoryBudget,
-    /// The kernel gives no more memory.
-    Kernel,
-    /// Too many others wait.
-    Busy,
-}
-
-impl Refusal {
-    /// In words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NoRules => "no unwind information",
-            Self::NotElf => "not an ELF file of this machine",
-            Self::TooLarge => "table larger than the memory budget",
-            Self::TooSlow => "table takes too long to build",
-            Self::Unreadable => "cannot be read",
-            Self::Failed => "building the table failed",
-            Self::CpuBudget => "CPU budget for building tables spent",
-            Self::MemoryBudget => "memory budget for tables spent",
-            Self::Kernel => "no kernel memory for tables",
-            Self::Busy => "too many tables wait to be built",
-        }
-    }
-
-    /// When it makes sense to try again; `None`: never.
-    fn retry_after(self) -> Option<Duration> {
-        match self {
-            Self::Busy => Some(Duration::from_secs(1)),
-            Self::CpuBudget => Some(Duration::from_secs(5)),
-            Self::MemoryBudget | Self::Kernel => Some(Duration::from_secs(10)),
-            _ => None,
-        }
-    }
-}
-
-impl From<&BuildError> for Refusal {
-    fn from(error: &BuildError) -> Self {
-        match error {
-            BuildError::Elf(_) => Self::NotElf,
-            BuildError::NoRules => Self::NoRules,
-            BuildError::TooLarge(_) => Self::TooLarge,
-            BuildError::TooSlow(_) => Self::TooSlow,
-            BuildError::Read { .. } => Self::Unreadable,
-        }
-    }
-}
 
 /// What there is, and what it took since the agent started.
 #[derive(Clone, Debug, Default)]
@@ -322,7 +259,7 @@ impl Registry {
             if let Some(blocks) = self.heap.allocate(sizes) {
                 return Ok(blocks);
             }
-            match self.heap.grow() {
+            match self.heap.grow(needed) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {

@@ -206,10 +206,10 @@ impl Space {
         Some(last.remove_entry().0)
     }
 
-    /// The lowest number no chunk has.
-    pub(super) fn next_number(&self) -> u32 {
-        let gap = |&number: &u32| !self.chunks.contains_key(&number);
-        (0..).find(gap).unwrap_or(u32::MAX)
+    /// The lowest numbers no chunk has.
+    pub(super) fn next_numbers(&self, count: usize) -> Vec<u32> {
+        let is_free = |number: &u32| !self.chunks.contains_key(number);
+        (0..).filter(is_free).take(count).collect()
     }
 
     /// How many chunks there are.
@@ -315,7 +315,7 @@ mod tests {
         let freed = now + QUARANTINE;
         assert_eq!(space.remove_empty(freed), None);
         assert_eq!(space.remove_empty(freed + EMPTY_TIME), Some(1));
-        assert_eq!(space.next_number(), 1);
+        assert_eq!(space.next_numbers(2), [1, 2]);
         space.put_away(low, freed);
         assert_eq!(space.remove_empty(freed + QUARANTINE), None);
         assert_eq!(space.remove_empty(freed + QUARANTINE + EMPTY_TIME), None);

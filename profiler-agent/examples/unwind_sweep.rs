@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error,
     fs::{self, File},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -35,7 +36,7 @@ struct Totals {
     compared: Comparison,
 }
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     let (options, paths): (Vec<_>, Vec<_>) =
         std::env::args().skip(1).partition(|a| a.starts_with("--"));
     let has = |name: &str| options.iter().any(|option| option == name);
@@ -45,10 +46,11 @@ fn main() {
     }
     let mut totals = Totals::default();
     for path in files.values() {
-        one(path, !has("--no-compare"), has("--each"), &mut totals);
+        one(path, !has("--no-compare"), has("--each"), &mut totals)?;
     }
     print(&totals);
     assert_eq!(totals.compared.different, 0, "rows differ");
+    Ok(())
 }
 
 /// ELF files by device and inode, so that links count once.
@@ -73,9 +75,14 @@ fn has_code(path: &Path) -> bool {
     read.is_ok() && header.starts_with(b"\x7fELF") && matches!(header[16], 2 | 3)
 }
 
-fn one(path: &Path, is_compared: bool, is_printed: bool, totals: &mut Totals) {
+fn one(
+    path: &Path,
+    is_compared: bool,
+    is_printed: bool,
+    totals: &mut Totals,
+) -> Result<(), Box<dyn Error>> {
     let Ok(file) = File::open(path) else {
-        return;
+        return Ok(());
     };
     totals.files += 1;
     let start = Instant::now();
@@ -96,11 +103,12 @@ fn one(path: &Path, is_compared: bool, is_printed: bool, totals: &mut Totals) {
                 );
             }
             if is_compared {
-                merge(path, compare(&file, &table), &mut totals.compared);
+                merge(path, compare(&file, &table)?, &mut totals.compared);
             }
         }
         Err(error) => *totals.refused.entry(error.to_string()).or_default() += 1,
     }
+    Ok(())
 }
 
 fn add(table: &Table, totals: &mut Totals) {

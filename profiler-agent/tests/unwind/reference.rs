@@ -2,7 +2,7 @@
 //! unwind the same made-up registers and memory, and must come to the same
 //! frame address, return address and frame pointer.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, error::Error};
 
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, DebugFrame, EhFrame, EndianSlice, EvaluationResult,
@@ -64,12 +64,16 @@ fn memory(address: u64) -> u64 {
 }
 
 /// Compares all rows of a file with its table.
-pub(crate) fn compare(file: &dyn ReadAt, table: &Table) -> Comparison {
-    let image = ElfImage::read(file).unwrap();
+///
+/// # Errors
+/// Fails where the file cannot be read.
+pub(crate) fn compare(file: &dyn ReadAt, table: &Table) -> Result<Comparison, Box<dyn Error>> {
+    let image = ElfImage::read(file)?;
     let mut walk = Walk {
         table: table.rows().collect(),
         machine: image.machine,
         seen: BTreeMap::new(),
+        is_go: false,
         result: Comparison::default(),
     };
     let address = |name| image.section(name).map_or(0, |s| s.address);
@@ -78,21 +82,25 @@ pub(crate) fn compare(file: &dyn ReadAt, table: &Table) -> Comparison {
         .set_got(address(".got"));
     if let Some(place) = image.eh_frame(file) {
         let mut bytes = vec![0; place.size as usize];
-        file.read_exact_at(&mut bytes, place.offset).unwrap();
+        file.read_exact_at(&mut bytes, place.offset)?;
         let section = EhFrame::new(&bytes, LittleEndian);
         walk.section(&section, &bases.clone().set_eh_frame(place.address), &image);
     }
     if let Some(section) = image.section(".debug_frame") {
-        let bytes = image.contents(file, section, 1 << 30).unwrap();
+        let bytes = image.contents(file, section, 1 << 30)?;
+        walk.is_go = image.section(".go.buildinfo").is_some();
         walk.section(&DebugFrame::new(&bytes, LittleEndian), &bases, &image);
     }
     walk.count_others();
-    walk.result
+    Ok(walk.result)
 }
 
 struct Walk {
     table: Vec<(u64, Option<Rule>)>,
     machine: Machine,
+    /// Go's `.debug_frame` says nothing of the frame pointer, and does not know
+    /// where stacks are switched.
+    is_go: bool,
     /// End by start of functions that were compared.
     seen: BTreeMap<u64, u64>,
     result: Comparison,
@@ -173,6 +181,12 @@ impl Walk {
             (_, Some(Outcome::Unknown)) => {
                 self.result.unsupported += 1;
                 true
+            }
+            (_, Some(_)) if self.is_go && rule.is_some_and(|r| r.cfa != cfa::STACK_POINTER) => true,
+            // To Go a signal handler has no caller.
+            (Outcome::End, Some(Outcome::Caller(_))) if self.is_go => true,
+            (Outcome::Caller(expected), Some(Outcome::Caller(got))) if self.is_go => {
+                (expected.cfa, expected.return_address) == (got.cfa, got.return_address)
             }
             (Outcome::Caller(expected), Some(Outcome::Caller(got))) => {
                 let lost = got.frame_pointer.is_none() && expected.frame_pointer.is_some();

@@ -228,7 +228,7 @@ pub fn objects() -> Work {
 /// Rust in release mode, by its own linker.
 pub fn rusty() -> Work {
     const STD: &str =
-        "std::%/core::%/alloc::%/<alloc::%/<core::%/<std::%/__rust%/rust_%/<rusty::% *";
+        "std::%/core::%/alloc::%/<alloc::%/<core::%/<std::%/<&%/__rust%/rust_%/<rusty::% *";
     const UNWINDER: &str = "std::%/core::%/alloc::%/<%/__rust%/rust_%/_Unwind%/_R%/rusty::fail_inside/\
                             rusty::fail/rusty::main::%/rusty::drive::%/@libgcc_s/@libc/@ld-linux *";
     let chain = |leaf: &str, steps: &[&str]| {
@@ -367,7 +367,9 @@ pub fn gopher() -> Work {
     let chains = vec![chain("main.leafCost"), chain("main.framedCost")];
     let body = ["main.main.% ?", "main.body"];
     let expected = Expected::new(chains, &[])
-        .also(Root::Goroutine, &[&body[..], &["main.now", "% *"]].concat());
+        .also(Root::Goroutine, &[&body[..], &["main.now", "% *"]].concat())
+        // The runtime's own threads and stacks.
+        .also(Root::Own, &["runtime.%", "% *"]);
     Work::new("gopher", Build::Frameless, expected).named("Go")
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// Shorter windows and fewer runs: to try the benchmark, not to quote it.
     #[arg(long)]
     quick: bool,
-    /// Only this group (kernel, agent, slowdown or latency); may be repeated.
+    /// Only this group (kernel, agent, slowdown, latency or tables); may be repeated.
     #[arg(long, value_name = "GROUP")]
     only: Vec<String>,
 }
@@ -42,6 +42,8 @@ impl Args {
             .env("PROFILER_BIN_DIR", &folder)
             .arg("--empty-program")
             .arg(empty_program)
+            .arg("--unwind-sweep")
+            .arg(build_unwind_sweep()?)
             .arg("--out")
             .arg(folder.join("bench.json"));
         if self.quick {
@@ -62,6 +64,22 @@ pub(crate) fn copy_binaries(folder: &Path) -> Result<()> {
             .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
     Ok(())
+}
+
+/// The agent's example that builds the unwind tables of many files and says how long it took.
+fn build_unwind_sweep() -> Result<PathBuf> {
+    const EXAMPLE: &str = "unwind_sweep";
+    let mut command = process::cargo();
+    command.args([
+        "build",
+        "--quiet",
+        "--release",
+        "-p",
+        "profiler-agent",
+        "--example",
+    ]);
+    process::run(command.arg(EXAMPLE))?;
+    Ok(paths::release().join("examples").join(EXAMPLE))
 }
 
 /// The kernel program that does nothing, by LLVM's assembler, which comes with what bpf-linker is built with.

@@ -14,6 +14,9 @@ pub(crate) enum Unit {
     /// Millions of bytes.
     #[serde(rename = "MB")]
     Megabytes,
+    /// Thousands a second.
+    #[serde(rename = "k/s")]
+    Thousands,
 }
 
 impl Unit {
@@ -23,6 +26,7 @@ impl Unit {
             Self::Milliseconds => format!("{value:.1} ms"),
             Self::Percent => format!("{value:.2} %"),
             Self::Megabytes => format!("{value:.1} MB"),
+            Self::Thousands => format!("{value:.0} k/s"),
         }
     }
 }

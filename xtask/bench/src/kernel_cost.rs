@@ -4,15 +4,17 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result};
-use profiler_proto::{Event, EventLedger};
+use profiler_proto::{Event, EventLedger, UnwindMethod};
 use profiler_tests::{Agent, LoopDisk, Reading, Workload as DiskWriter};
 
 use crate::figure::{Figure, Series, Unit::Nanoseconds};
 use crate::lab::Bench;
 use crate::programs::{Programs, Runs, run_empty, timing};
+use crate::workload::Workload;
 
 /// Targets, nanoseconds.
-const PER_SAMPLE: f64 = 2500.0;
+const PER_SAMPLE: f64 = 3500.0;
+const PER_DEEP_SAMPLE: f64 = 10_000.0;
 const PER_SWITCH: f64 = 250.0;
 
 /// The programs of off-CPU: one at every switch, one where a thread resumes.
@@ -75,22 +77,58 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     Ok(series.figures())
 }
 
-/// Workers leave no CPU idle, so that nearly every run takes a sample; what the others take is counted to the samples.
 fn samples(bench: &Bench, series: &mut Series) -> Result<()> {
-    let _workers = bench.start_deep()?;
+    let name = "cpu_sample, per sample of 25 frames by tables";
+    let workers = bench.start_deep()?;
+    let some = sample(bench, workers, name, Some(PER_SAMPLE), series)?;
+    let name = "cpu_sample, per sample of 123 frames by tables";
+    let workers = bench.start_deeper()?;
+    let many = sample(bench, workers, name, Some(PER_DEEP_SAMPLE), series)?;
+    series.add(
+        "  of it each further frame",
+        Nanoseconds,
+        (many.ns - some.ns) / (many.frames - some.frames).max(1.0),
+    );
+    let name = "cpu_sample, per sample of 25 frames by frame pointers";
+    let workers = bench.start_deep_by_frame_pointers()?;
+    sample(bench, workers, name, None, series)?;
+    Ok(())
+}
+
+/// The mean of many samples.
+#[derive(Clone, Copy, Debug)]
+struct MeanSample {
+    ns: f64,
+    frames: f64,
+}
+
+/// Workers leave no CPU idle, so that nearly every run takes a sample; what the others take is counted to the samples.
+fn sample(
+    bench: &Bench,
+    _workers: Vec<Workload>,
+    name: &str,
+    target: Option<f64>,
+    series: &mut Series,
+) -> Result<MeanSample> {
     let seen = observe(bench, &["-e", "cpu", "-F", "999"])?;
     let ledger = seen.ledger(Event::Cpu)?;
     let per_run = seen.programs.named("cpu_sample").ns_per_run()?;
-    let per_sample = per_run / ratio(ledger.counted, ledger.observed);
-    series
-        .add("cpu_sample, per sample", Nanoseconds, per_sample)
-        .at_most(PER_SAMPLE)
-        .note(format!(
-            "{:.1} user frames; {:.1} % of the runs take a sample",
-            ratio(ledger.user_frames, ledger.delivered),
-            100.0 * ratio(ledger.counted, ledger.observed)
-        ));
-    Ok(())
+    let mean = MeanSample {
+        ns: per_run / ratio(ledger.counted, ledger.observed),
+        frames: ratio(ledger.user_frames, ledger.delivered),
+    };
+    let by = |method| ledger.user_methods.get(&method).copied().unwrap_or(0);
+    let row = series.add(name, Nanoseconds, mean.ns);
+    row.note(format!(
+        "{:.1} user frames; {:.1} % of the runs take a sample, {:.1} % of them walked by tables alone",
+        mean.frames,
+        100.0 * ratio(ledger.counted, ledger.observed),
+        100.0 * ratio(by(UnwindMethod::Tables), ledger.delivered)
+    ));
+    if let Some(target) = target {
+        row.at_most(target);
+    }
+    Ok(mean)
 }
 
 fn switches(bench: &Bench, series: &mut Series) -> Result<()> {

@@ -11,10 +11,16 @@ use profiler_tests::{Agent, Lab, Reading, Running};
 use rustix::process::Signal;
 use serde::Serialize;
 
-use crate::workload::{Program, Workload};
+use crate::workload::{Program, Walk, Workload};
 
 /// A session's first moments differ from its rest: no stack is known yet, the sampling threshold is not yet adapted.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// Calls between main and the leaf of the workloads: 25 frames with main, the leaf and what libc puts above.
+const LEVELS: u32 = 20;
+
+/// The same for 123 frames.
+const MORE_LEVELS: u32 = 118;
 
 /// Longer than any window; a capture whose benchmark was killed ends by itself.
 const LONGEST: &str = "2m";
@@ -63,29 +69,54 @@ pub(crate) struct Bench {
     pub(crate) empty_program: PathBuf,
     pub(crate) cpus: usize,
     deep: Program,
+    deeper: Program,
+    deep_by_frame_pointers: Program,
+    /// The example of the agent's crate that builds the tables of many files, where it was built.
+    pub(crate) unwind_sweep: Option<PathBuf>,
     ping_pong: Program,
     naps: Program,
 }
 
 impl Bench {
-    pub(crate) fn new(quick: bool, empty_program: PathBuf) -> Result<Self> {
+    pub(crate) fn new(
+        quick: bool,
+        empty_program: PathBuf,
+        unwind_sweep: Option<PathBuf>,
+    ) -> Result<Self> {
         let lab = Lab::new()?;
-        let compile = |name| Program::compile(name, lab.scratch());
+        let compile = |name, walk, levels| Program::compile(name, walk, levels, lab.scratch());
         Ok(Self {
             pace: if quick { Pace::QUICK } else { Pace::FULL },
             empty_program,
             cpus: thread::available_parallelism()?.get(),
-            deep: compile("deep")?,
-            ping_pong: compile("ping_pong")?,
-            naps: compile("naps")?,
+            unwind_sweep,
+            deep: compile("deep", Walk::Tables, LEVELS)?,
+            deeper: compile("deep", Walk::Tables, MORE_LEVELS)?,
+            deep_by_frame_pointers: compile("deep", Walk::FramePointers, LEVELS)?,
+            ping_pong: compile("ping_pong", Walk::Tables, LEVELS)?,
+            naps: compile("naps", Walk::Tables, LEVELS)?,
             lab,
         })
     }
 
-    /// One worker on each CPU, which then has no idle time.
+    /// One worker on each CPU, which then has no idle time; 25 frames deep.
     pub(crate) fn start_deep(&self) -> Result<Vec<Workload>> {
+        self.start_on_all(&self.deep)
+    }
+
+    /// The same, 123 frames deep.
+    pub(crate) fn start_deeper(&self) -> Result<Vec<Workload>> {
+        self.start_on_all(&self.deeper)
+    }
+
+    /// The same as [`Self::start_deep`], by frame pointers.
+    pub(crate) fn start_deep_by_frame_pointers(&self) -> Result<Vec<Workload>> {
+        self.start_on_all(&self.deep_by_frame_pointers)
+    }
+
+    fn start_on_all(&self, program: &Program) -> Result<Vec<Workload>> {
         (0..self.cpus)
-            .map(|cpu| self.deep.start(&self.lab, cpu))
+            .map(|cpu| program.start(&self.lab, cpu))
             .collect()
     }
 

@@ -9,6 +9,7 @@ mod lab;
 mod latency;
 mod programs;
 mod slowdown;
+mod tables;
 mod workload;
 
 use std::fs;
@@ -33,6 +34,9 @@ struct Args {
     /// Kernel object with a program that does nothing, see empty.s
     #[arg(long, value_name = "PATH")]
     empty_program: PathBuf,
+    /// The agent's example that builds the unwind tables of many files
+    #[arg(long, value_name = "PATH")]
+    unwind_sweep: Option<PathBuf>,
     /// Where to write the figures as JSON
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
@@ -49,6 +53,8 @@ enum Group {
     Slowdown,
     /// How long one waits for the first sample and for the pictures.
     Latency,
+    /// What unwind tables take, and how soon they are there.
+    Tables,
 }
 
 impl Group {
@@ -58,6 +64,7 @@ impl Group {
             Self::Agent => agent_cost::measure(bench).context("cost of the agent"),
             Self::Slowdown => slowdown::measure(bench).context("slowdown of workloads"),
             Self::Latency => latency::measure(bench).context("waiting times"),
+            Self::Tables => tables::measure(bench).context("unwind tables"),
         }
     }
 }
@@ -68,7 +75,7 @@ fn main() -> Result<()> {
         rustix::process::geteuid().is_root(),
         "the benchmark loads kernel programs and makes a loop device: that needs root"
     );
-    let bench = Bench::new(args.quick, args.empty_program)?;
+    let bench = Bench::new(args.quick, args.empty_program, args.unwind_sweep)?;
     let begin = Machine::now(args.quick)?;
     println!("{begin}");
     let mut figures = Vec::new();

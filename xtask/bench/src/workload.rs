@@ -8,33 +8,42 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use profiler_tests::{Lab, Running, run, until};
+use profiler_tests::{Build, Lab, Running, until};
 
-/// Frame pointers everywhere, also in functions that call nothing, and every call a call.
-const FLAGS: &[&str] = &[
-    "-O2",
-    "-g",
-    "-Wall",
-    "-Wextra",
-    "-fno-omit-frame-pointer",
-    "-mno-omit-leaf-frame-pointer",
-    "-fno-optimize-sibling-calls",
-];
+/// How the stacks of a program are to be walked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Walk {
+    /// As distributions build programs.
+    Tables,
+    /// It keeps frame pointers and has no unwind information.
+    FramePointers,
+}
 
 /// One of `workloads/*.c`, compiled.
 #[derive(Debug)]
 pub(crate) struct Program(PathBuf);
 
 impl Program {
-    pub(crate) fn compile(name: &str, into: &Path) -> Result<Self> {
+    /// `levels` of calls are between its main and its leaf.
+    pub(crate) fn compile(name: &str, walk: Walk, levels: u32, into: &Path) -> Result<Self> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("workloads")
             .join(name)
             .with_extension("c");
-        let binary = into.join(name);
-        let mut gcc = Command::new("gcc");
-        gcc.args(FLAGS).arg("-o").arg(&binary).arg(&source);
-        run(&mut gcc)?.expect_code(0)?;
+        let binary = into.join(format!("{name}-{walk:?}-{levels}"));
+        let levels = format!("-DLEVELS={levels}");
+        match walk {
+            Walk::Tables => Build::Frameless.compile(&source, &binary, &[&levels])?,
+            Walk::FramePointers => {
+                let after = [
+                    &levels,
+                    "-g0",
+                    "-fno-asynchronous-unwind-tables",
+                    "-fno-unwind-tables",
+                ];
+                Build::FramePointers.compile(&source, &binary, &after)?;
+            }
+        }
         Ok(Self(binary))
     }
 

@@ -1,4 +1,4 @@
-/* Eight processes that sleep 10 ms at a time, about 30 frames down: fewer waits than the agent's budget, all longer than
+/* Eight processes that sleep 10 ms at a time, 25 frames down: fewer waits than the agent's budget, all longer than
  * its threshold, so that every one of them is sampled. One unit is one wait of the first process. */
 #include "counter.h"
 

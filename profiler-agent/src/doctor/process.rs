@@ -172,7 +172,7 @@ impl<'a> Examination<'a> {
 
     fn vdso(&mut self) -> FileReport {
         let report = || match vdso::image() {
-            Some(file) => FileReport::of(file, None, self.deadline),
+            Some(file) => FileReport::of(file, None, self.deadline).without_debug_file(),
             None => FileReport::nothing("the agent cannot read its own copy"),
         };
         self.files

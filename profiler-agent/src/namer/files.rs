@@ -244,8 +244,16 @@ impl Known {
         let mut named = Vec::new();
         let (mut offsets, mut frames) = (Vec::new(), Vec::new());
         for (offset, frame) in batch.offsets.into_iter().zip(batch.frames) {
-            match self.entry.get(offset) {
-                Some(names) => named.push((frame, names.to_vec())),
+            if let Some(names) = self.entry.get(offset) {
+                named.push((frame, names.to_vec()));
+                continue;
+            }
+            let names = self.sources.as_ref().map(|file| file.go_names(offset));
+            match names.filter(|names| !names.is_empty()) {
+                Some(names) => {
+                    self.learn(offset, &names);
+                    named.push((frame, names));
+                }
                 None => {
                     offsets.push(offset);
                     frames.push(frame);
@@ -361,3 +369,6 @@ impl Known {
         named
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use super::{
     cache::Key,
     debug_data, debug_files,
     dwarf::{self, Debug, Pass},
+    gopclntab::GoNames,
     sections::Binary,
 };
 use crate::{
@@ -31,6 +32,8 @@ pub struct Sources {
     separate: Option<Binary>,
     /// What the debug information refers to.
     shared: Option<Binary>,
+    /// Go's own table, where Go has made the file.
+    go: Option<GoNames>,
 }
 
 /// The debug information of a file takes more than it may.
@@ -50,11 +53,13 @@ impl Sources {
             true => debug_files::find(&binary, &build_id, downloads),
             false => None,
         };
+        let go = GoNames::find(&**file, binary.image().clone()).ok();
         let mut sources = Self {
             binary,
             build_id,
             separate,
             shared: None,
+            go,
         };
         sources.shared = sources.debug().and_then(debug_files::find_shared);
         Ok(sources)
@@ -67,7 +72,7 @@ impl Sources {
 
     /// Whether a separate file could tell more, and there is none.
     pub fn lacks_debug_file(&self) -> bool {
-        self.separate.is_none() && self.debug().is_none()
+        self.separate.is_none() && self.debug().is_none() && self.go.is_none()
     }
 
     /// Where the names are kept on disk.
@@ -129,6 +134,15 @@ impl Sources {
 
     fn code(&self) -> Vec<Range<u64>> {
         self.binary.code()
+    }
+
+    /// Names with lines by Go's own table, which costs nothing to read; empty
+    /// where Go has not made the code at `offset`.
+    pub fn go_names(&self, offset: u64) -> Vec<Name> {
+        let (Some(go), Some(address)) = (&self.go, self.address_of(offset)) else {
+            return Vec::new();
+        };
+        go.names(&**self.binary.file(), address)
     }
 
     /// Symbol tables, best first, and the bytes of memory that they hold.
@@ -233,4 +247,4 @@ pub fn merged(symbol: Option<String>, mut debug: Vec<Name>) -> Vec<Name> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

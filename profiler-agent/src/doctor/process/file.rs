@@ -86,6 +86,14 @@ impl FileReport {
         report
     }
 
+    /// About a file for which nobody has one.
+    pub(super) fn without_debug_file(self) -> Self {
+        Self {
+            missing_debug_file: String::new(),
+            ..self
+        }
+    }
+
     fn look_for_rules(&mut self, binary: &Binary, time: Duration) {
         let limits = BuildLimits {
             time: time.min(BUILD_TIME),
@@ -115,9 +123,9 @@ impl FileReport {
                 .is_some_and(|file| dwarf::bytes_of(file) > 0);
         let is_go = GoNames::find(&**binary.file(), binary.image().clone()).is_ok();
         let whole = [
+            (is_go, ".gopclntab"),
             (has(".symtab"), ".symtab"),
             (!has(".symtab") && separate_has(".symtab"), "debug file"),
-            (is_go, ".gopclntab"),
         ];
         let partial = [
             (has(".gnu_debugdata"), ".gnu_debugdata"),

@@ -1,6 +1,7 @@
-use std::{fs, process::Command};
+use std::{fs, process::Command, sync::Arc};
 
 use super::*;
+use crate::{mapped_file::MappedFile, symbols::sources::Sources};
 
 /// Builds a program that tells what its own code is called. `None`: there is no
 /// Go here.
@@ -87,6 +88,22 @@ fn calls_that_were_inlined_are_told_apart() {
     }
     assert_eq!(go.names(&file, 1), []);
     assert_eq!(go.names(&file, u64::MAX), []);
+}
+
+#[test]
+fn a_stripped_program_lacks_no_debug_file() {
+    let Some((file, told)) = build(&["-ldflags=-s -w"]) else {
+        return;
+    };
+    let mapped = Arc::new(MappedFile::from_memory(&file).unwrap());
+    let sources = Sources::of(&mapped, None).unwrap();
+    assert!(!sources.lacks_debug_file());
+    let line = told.lines().find(|line| line.contains("\tmain.show\t"));
+    let offset = line.unwrap().split('\t').next().unwrap().parse().unwrap();
+    let names = sources.go_names(offset);
+    assert_eq!(names.last().unwrap().function, "main.show");
+    assert!(names[0].line > 0);
+    assert_eq!(sources.go_names(u64::MAX), []);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! and what the kernel has told since.
 
 use crate::{
-    processes::{FileId, Mapping, Paths},
-    sideband::{Image, ImageMapping, SideFile},
+    processes::{Mapping, Paths},
+    sideband::{Image, ImageMapping},
 };
 
 /// How the kernel's side band names memory without a file.
@@ -31,10 +31,7 @@ fn mapping_of(mapping: &ImageMapping, paths: &mut Paths) -> Mapping {
         start: mapping.start,
         end: mapping.end,
         offset: mapping.offset,
-        file: match mapping.name.file {
-            SideFile::Inode { device, inode } => FileId { device, inode },
-            SideFile::BuildId(_) => FileId::default(),
-        },
+        file: mapping.name.file,
         path: paths.share(path),
     }
 }
@@ -72,6 +69,7 @@ fn part(whole: &Mapping, start: u64, end: u64) -> Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::processes::FileId;
 
     fn mapping(start: u64, end: u64, offset: u64, path: &str) -> Mapping {
         Mapping {

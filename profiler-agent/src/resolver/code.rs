@@ -11,6 +11,7 @@ use crate::{
     mapped_file::{MappedFile, MappedFileError},
     processes::{FileId, Mapping, ProcessKey},
     runtimes::{Place, PythonBinary},
+    symbols::{jit::is_jit, vdso},
     unwind::{
         binary::{Binary, BinaryError, BinaryId},
         copied::{self, Mappings},
@@ -124,10 +125,10 @@ impl CodeMaps {
     }
 
     fn what(&mut self, pid: u32, mapping: &Mapping) -> What {
-        if &*mapping.path == "[vdso]" {
+        if &*mapping.path == vdso::NAME {
             return What::Vdso;
         }
-        if mapping.file.inode == 0 {
+        if is_jit(mapping) {
             return What::Jit;
         }
         match self.open(pid, mapping) {
@@ -138,6 +139,9 @@ impl CodeMaps {
 
     /// The file behind a mapping, if it can be opened.
     pub(super) fn file(&mut self, pid: u32, mapping: &Mapping) -> Option<Arc<MappedFile>> {
+        if &*mapping.path == vdso::NAME {
+            return vdso::image().cloned();
+        }
         if mapping.file.inode == 0 {
             return None;
         }

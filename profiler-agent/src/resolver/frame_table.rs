@@ -29,6 +29,14 @@ struct File {
     frames: HashMap<u64, u32>,
 }
 
+/// A frame in code made at run time that has no name yet.
+pub(super) struct PendingJit {
+    /// Index of the process.
+    pub(super) process: u32,
+    pub(super) address: u64,
+    frame: u32,
+}
+
 struct Kernel {
     file: u32,
     symbols: Arc<KernelSymbols>,
@@ -45,6 +53,12 @@ pub(super) struct FrameTable {
     /// Addresses outside of any file.
     loose: HashMap<u64, u32>,
     kernel: Option<Kernel>,
+    /// In code made at run time, by process and address.
+    jit: HashMap<(u32, u64), u32>,
+    /// Those that wait for a name.
+    pending_jit: Vec<PendingJit>,
+    /// The file that stands for such code.
+    jit_file: Option<u32>,
     /// Of an interpreter, by process.
     interpreted: HashMap<(u32, RuntimeFrame), u32>,
     /// Stands for all frames past the bound.
@@ -61,6 +75,9 @@ impl FrameTable {
             file_index: HashMap::new(),
             loose: HashMap::new(),
             kernel: None,
+            jit: HashMap::new(),
+            pending_jit: Vec::new(),
+            jit_file: None,
             interpreted: HashMap::new(),
             overflow: None,
         }
@@ -170,6 +187,40 @@ impl FrameTable {
         let index = self.new_file(key.1.clone(), build_id.unwrap_or_default(), file);
         self.file_index.insert(key, index);
         Some(index)
+    }
+
+    /// A frame in code that a process has made at run time.
+    pub(super) fn jit(&mut self, process: u32, address: u64) -> u32 {
+        if let Some(frame) = self.jit.get(&(process, address)) {
+            return *frame;
+        }
+        let file = match self.jit_file {
+            Some(file) => file,
+            None => self.new_file("[jit]".into(), Vec::new(), None),
+        };
+        self.jit_file = Some(file);
+        let (frame, is_new) = self.new_frame(Some(file), address);
+        if is_new {
+            self.jit.insert((process, address), frame);
+            self.pending_jit.push(PendingJit {
+                process,
+                address,
+                frame,
+            });
+        }
+        frame
+    }
+
+    /// Names such frames as far as `name` knows them; the others wait on.
+    pub(super) fn name_jit(&mut self, mut name: impl FnMut(&PendingJit) -> Option<Name>) {
+        let frames = &mut self.frames;
+        self.pending_jit.retain(|pending| match name(pending) {
+            Some(name) => {
+                frames[pending.frame as usize].names = vec![name];
+                false
+            }
+            None => true,
+        });
     }
 
     /// A frame of an interpreter.

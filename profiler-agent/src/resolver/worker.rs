@@ -10,14 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_abi::{RuntimeFrame, STACK_COPY_BYTES, StackCopy, stack_end, unwind_method};
+use profiler_abi::{
+    MAX_USER_FRAMES, RuntimeFrame, STACK_COPY_BYTES, StackCopy, stack_end, unwind_method,
+};
 
 use crate::{
     namer::Batch,
     processes::ProcessKey,
     runtimes::{self, Merged, python::CodeTable},
     sideband::Drained,
-    symbols::vdso,
+    symbols::{
+        jit::{JitNames, is_jit},
+        vdso,
+    },
     unwind::{
         copied::{CopiedStack, Registers, StackWalker},
         elf::ReadAt,
@@ -65,6 +70,7 @@ pub(super) struct Worker {
     tables: Option<SessionTables>,
     walker: StackWalker,
     python: CodeTable,
+    jit: JitNames,
     deferred: VecDeque<Deferred>,
     copies: VecDeque<WaitingCopy>,
     copies_dropped: u64,
@@ -83,6 +89,7 @@ impl Worker {
             tables,
             walker: StackWalker::new(vdso_bytes(), StackWalker::DEFAULT_BUDGET),
             python: CodeTable::default(),
+            jit: JitNames::default(),
             deferred: VecDeque::new(),
             copies: VecDeque::new(),
             copies_dropped: 0,
@@ -103,7 +110,7 @@ impl Worker {
             let now = Instant::now();
             if now >= next_batch {
                 self.retry(|deferred| deferred.until <= now);
-                self.frames.submit_pending();
+                self.submit_pending();
                 next_batch = Instant::now() + BATCH;
             }
         }
@@ -113,7 +120,7 @@ impl Worker {
     fn finish(mut self) -> Resolved {
         self.walk_copies(|_, _| true);
         self.retry(|_| true);
-        self.frames.submit_pending();
+        self.submit_pending();
         let kernel_stacks = self
             .kernel_stacks
             .into_iter()
@@ -121,6 +128,7 @@ impl Worker {
             .collect();
         let (files, frames, mut warnings) = self.frames.finish();
         warnings.extend(self.code.warnings());
+        warnings.extend(self.jit.warnings());
         if self.copies_dropped > 0 {
             warnings.push(format!(
                 "{} copies of stacks were dropped: more than {MAX_COPIES} waited",
@@ -136,6 +144,22 @@ impl Worker {
             unwind: self.tables.map(|tables| tables.report()),
             warnings,
         }
+    }
+
+    /// Has every frame named that waits for it.
+    fn submit_pending(&mut self) {
+        let Self {
+            frames,
+            jit,
+            processes,
+            ..
+        } = self;
+        frames.submit_pending();
+        frames.name_jit(|pending| {
+            let key = processes.key(pending.process)?;
+            let mappings = processes.mappings(pending.process);
+            jit.name(&key, mappings, pending.address, None)
+        });
     }
 
     fn handle(&mut self, job: Job) {
@@ -301,7 +325,11 @@ impl Worker {
             unwind_method::FRAME_POINTERS => plausible(&self.processes, process, &stack.frames),
             _ => &stack.frames,
         };
-        let frames = self.resolve(process, frames, &stack.runtime, stack_end::WHOLE);
+        let end = match frames.len() {
+            MAX_USER_FRAMES.. => stack_end::CUT,
+            _ => stack_end::WHOLE,
+        };
+        let frames = self.resolve(process, frames, &stack.runtime, end);
         let walked = None;
         self.user_stacks
             .insert((process, id), ResolvedStack { frames, walked });
@@ -349,6 +377,9 @@ impl Worker {
         } = self;
         let pid = processes.pid(process).unwrap_or(0);
         let mapping = processes.mapping(process, address);
+        if mapping.is_some_and(is_jit) {
+            return frames.jit(process, address);
+        }
         frames.user(mapping, address, || code.file(pid, mapping?))
     }
 

@@ -10,7 +10,8 @@ use std::{
     sync::Arc,
 };
 
-use super::record::{SideEvent, SideFile, SideMapping, SideRecord};
+use super::record::{SideEvent, SideMapping, SideRecord};
+use crate::processes::FileId;
 
 mod mappings;
 
@@ -35,8 +36,8 @@ const MAX_NAMES: usize = 8192;
 /// A file as the kernel and the process name it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MappedName {
-    /// By build-id, or device and inode.
-    pub file: SideFile,
+    /// Inode 0: no file.
+    pub file: FileId,
     /// As the process sees it, `[vdso]` and the like, or `//anon`.
     pub path: String,
 }
@@ -250,7 +251,7 @@ impl Images {
         }
     }
 
-    fn share(&mut self, file: SideFile, path: String) -> Arc<MappedName> {
+    fn share(&mut self, file: FileId, path: String) -> Arc<MappedName> {
         let name = MappedName { file, path };
         if let Some(known) = self.names.get(&name) {
             return Arc::clone(known);

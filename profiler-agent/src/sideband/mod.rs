@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, io, mem};
 
 pub use self::{
     images::{Image, ImageMapping, Images, ImagesStatus, MappedName},
-    record::{SideEvent, SideFile, SideMapping, SideRecord},
+    record::{SideEvent, SideMapping, SideRecord},
 };
 use self::{record::Parsed, ring::Ring};
 use crate::monotonic::now_ns;
@@ -50,8 +50,6 @@ pub struct SidebandStatus {
     pub lost: u64,
     /// Records, or rests of rings, that are not as they should be.
     pub malformed: u64,
-    /// Whether mappings come with build-ids.
-    pub build_ids: bool,
     /// Locked memory of the rings.
     pub ring_bytes: usize,
 }
@@ -76,18 +74,14 @@ impl Sideband {
             rings: BTreeMap::new(),
             held: Vec::new(),
             bytes: Vec::new(),
-            status: SidebandStatus {
-                build_ids: true,
-                ..SidebandStatus::default()
-            },
+            status: SidebandStatus::default(),
         };
         cpus.iter().try_for_each(|cpu| sideband.open_on(*cpu))?;
         Ok(sideband)
     }
 
     fn open_on(&mut self, cpu: u32) -> Result<(), SidebandError> {
-        let (ring, build_ids) = Ring::open(cpu).map_err(|source| SidebandError { cpu, source })?;
-        self.status.build_ids &= build_ids;
+        let ring = Ring::open(cpu).map_err(|source| SidebandError { cpu, source })?;
         self.rings.insert(cpu, ring);
         Ok(())
     }

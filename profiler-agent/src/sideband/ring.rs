@@ -39,8 +39,6 @@ const TID_AND_TIME: u64 = 1 << 1 | 1 << 2;
 /// Bits `mmap`, `comm`, `task`, `watermark`, `sample_id_all`, `mmap2`,
 /// `comm_exec`, `use_clockid`.
 const FLAGS: u64 = 1 << 8 | 1 << 9 | 1 << 13 | 1 << 14 | 1 << 18 | 1 << 23 | 1 << 24 | 1 << 25;
-/// Bit `build_id` (Linux 5.12).
-const BUILD_ID: u64 = 1 << 34;
 /// `PERF_FLAG_FD_CLOEXEC`.
 const CLOEXEC: libc::c_ulong = 8;
 
@@ -72,19 +70,12 @@ pub(super) struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Follows what all processes do on a CPU. False as well: this kernel does
-    /// not tell build-ids.
+    /// Follows what all processes do on a CPU.
     ///
     /// # Errors
     /// Fails with what the kernel says.
-    pub(super) fn open(cpu: u32) -> io::Result<(Self, bool)> {
-        let (event, build_ids) = match perf_event_open(cpu, FLAGS | BUILD_ID) {
-            Ok(event) => (event, true),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                (perf_event_open(cpu, FLAGS)?, false)
-            }
-            Err(error) => return Err(error),
-        };
+    pub(super) fn open(cpu: u32) -> io::Result<Self> {
+        let event = perf_event_open(cpu, FLAGS)?;
         let page = rustix::param::page_size();
         let mut refused = io::Error::from(io::ErrorKind::OutOfMemory);
         for pages in PAGES {
@@ -98,7 +89,7 @@ impl Ring {
                         size: page * pages,
                         tail: 0,
                     };
-                    return Ok((ring, build_ids));
+                    return Ok(ring);
                 }
                 Err(error) => refused = error,
             }

@@ -1,5 +1,6 @@
 //! Unwind tables of hand-made files, row by row, and of files of this machine
 //! compared with gimli.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod cfi;
 mod code;
@@ -53,6 +54,7 @@ fn show(rule: Rule) -> String {
         cfa::END => return "end".into(),
         cfa::SIGNAL => return format!("signal sp{offset:+}"),
         cfa::STACK_POINTER => format!("sp{offset:+}"),
+        cfa::FRAME_POINTER if parameter == cfa::SWITCHED => format!("other stack fp{offset:+}"),
         cfa::FRAME_POINTER => format!("fp{offset:+}"),
         cfa::AT_STACK_POINTER => format!("*(sp{offset:+}){parameter:+}"),
         cfa::AT_FRAME_POINTER => format!("*(fp{offset:+}){parameter:+}"),

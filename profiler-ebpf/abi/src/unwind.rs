@@ -197,7 +197,8 @@ pub mod cfa {
     pub const UNSUPPORTED: u8 = 0;
     /// Stack pointer + offset.
     pub const STACK_POINTER: u8 = 1;
-    /// Frame pointer + offset.
+    /// Frame pointer + offset. Where `parameter` is [`SWITCHED`], the function
+    /// has gone to another stack, and its caller's frame need not lie above.
     pub const FRAME_POINTER: u8 = 2;
     /// What stands at stack pointer + offset, + parameter.
     pub const AT_STACK_POINTER: u8 = 3;
@@ -214,6 +215,10 @@ pub mod cfa {
     pub const SIGNAL: u8 = 7;
     /// The outermost frame: it has no caller.
     pub const END: u8 = 8;
+
+    /// The `parameter` of a [`FRAME_POINTER`] rule of a function that switches
+    /// stacks.
+    pub const SWITCHED: i32 = 1;
 }
 
 /// Where a register of the caller is.

@@ -50,6 +50,7 @@ impl Shapes {
             // It points at where the caller's is saved.
             switched: Rule {
                 cfa: cfa::FRAME_POINTER,
+                parameter: cfa::SWITCHED,
                 cfa_offset: 16,
                 ..saved
             },
@@ -87,6 +88,7 @@ impl Shapes {
             saved,
             switched: Rule {
                 cfa: cfa::FRAME_POINTER,
+                parameter: cfa::SWITCHED,
                 cfa_offset: delta.checked_add(8)?.try_into().ok()?,
                 ..saved
             },

@@ -15,7 +15,7 @@ use crate::symbols::{debug_files::hex, demangle::MAX_NAME};
 
 /// Three functions, two of them inlined, and a static one that `.dynsym` does
 /// not have. `MARK` leaves the address of an instruction in section `marks`.
-const SOURCE: &str = r#"
+pub(crate) const SOURCE: &str = r#"
 #define MARK asm volatile("1: nop\n.pushsection marks,\"a\"\n.quad 1b\n.popsection")
 #define INLINE static inline __attribute__((always_inline))
 INLINE void innermost(void) {
@@ -37,13 +37,13 @@ const INNERMOST: [u32; 3] = [5, 8, 11];
 const AFTER: u32 = 12;
 
 /// A folder in which files are made.
-struct Bench {
+pub(crate) struct Bench {
     folder: TempDir,
 }
 
 impl Bench {
     /// `None` where there is no compiler.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if let Err(error) = Command::new("gcc").arg("--version").output() {
             eprintln!("skipped: gcc: {error}");
             return None;
@@ -53,12 +53,12 @@ impl Bench {
         })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs a tool in the folder.
-    fn run(&self, line: &str) {
+    pub(crate) fn run(&self, line: &str) {
         let mut words = line.split_whitespace();
         let mut command = Command::new(words.next().unwrap());
         let output = command.args(words).current_dir(self.folder.path()).output();
@@ -66,28 +66,35 @@ impl Bench {
         assert!(output.status.success(), "{line}: {output:?}");
     }
 
-    fn compile(&self, source: &str, flags: &str) {
+    pub(crate) fn compile(&self, source: &str, flags: &str) {
         fs::create_dir_all(self.path("app")).unwrap();
         fs::write(self.path("prog.c"), source).unwrap();
         self.run(&format!("gcc -O1 -g -no-pie {flags} -o app/prog prog.c"));
     }
 
     /// The program, as if a process had mapped it whose root is this folder.
-    fn program(&self) -> Arc<MappedFile> {
+    pub(crate) fn program(&self) -> Arc<MappedFile> {
         Arc::new(MappedFile::for_test_in(self.folder.path(), "/app/prog"))
     }
 
-    fn sources(&self) -> Sources {
+    pub(crate) fn sources(&self) -> Sources {
         Sources::of(&self.program(), None).unwrap()
     }
 
     /// Where its debug file would be, by its build-id.
-    fn by_build_id(&self) -> PathBuf {
+    pub(crate) fn by_build_id(&self) -> PathBuf {
         let build_id = hex(self.sources().build_id());
         let folder = self.path("usr/lib/debug/.build-id").join(&build_id[..2]);
         fs::create_dir_all(&folder).unwrap();
         folder.join(format!("{}.debug", &build_id[2..]))
     }
+}
+
+/// Where in the file the instructions are whose addresses are in section `marks`.
+pub(crate) fn offsets(sources: &Sources) -> Vec<u64> {
+    let image = sources.binary.image();
+    let offset = |address: u64| image.offset_of(address).unwrap();
+    marks(sources).into_iter().map(offset).collect()
 }
 
 /// The addresses in section `marks`.
@@ -109,7 +116,7 @@ fn names(sources: &Sources) -> Vec<Vec<Name>> {
     both.map(|(symbol, debug)| merged(symbol, debug)).collect()
 }
 
-fn check_whole(names: &[Vec<Name>]) {
+pub(crate) fn check_whole(names: &[Vec<Name>]) {
     let functions = ["innermost", "middle", "outermost"];
     assert_eq!(names[0].len(), 3, "{names:?}");
     for ((name, function), line) in names[0].iter().zip(functions).zip(INNERMOST) {

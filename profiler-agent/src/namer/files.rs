@@ -26,7 +26,10 @@ const MAX_FILES: usize = 128;
 const MAX_COPIED: u64 = 2 * MAX_COPY;
 
 /// Frames of one file that may wait for its debug information.
-const MAX_WAITING: usize = 65_536;
+const MAX_WAITING: usize = 16_384;
+
+/// Bytes of names from the disk, and for it. Past that all files are let go of.
+const MAX_LEARNED: usize = 128 << 20;
 
 /// What has poorer names than it could have.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -62,6 +65,8 @@ struct Known {
     key: Option<Key>,
     is_changed: bool,
     waiting: Vec<Waiting>,
+    /// Frames for which there was no room to wait.
+    turned_away: usize,
 }
 
 /// Files met last.
@@ -87,7 +92,10 @@ impl Files {
     /// Whether there are so many files that debug information must be read
     /// before more come.
     pub(super) fn is_full(&self) -> bool {
-        self.known.len() >= MAX_FILES || self.copied >= MAX_COPIED - MAX_COPY
+        let learned: usize = self.known.iter().map(|known| known.entry.bytes()).sum();
+        self.known.len() >= MAX_FILES
+            || self.copied >= MAX_COPIED - MAX_COPY
+            || learned >= MAX_LEARNED
     }
 
     /// Names by what is quick to read: the cache and symbol tables.
@@ -169,6 +177,8 @@ impl Files {
         self.save();
         // The symbolizer knows files by descriptors that are about to be closed.
         self.symbolizer = ElfSymbolizer::default();
+        let turned_away = self.known.iter().map(|known| known.turned_away);
+        self.shortfall.late += turned_away.sum::<usize>();
         self.known.clear();
         self.copied = 0;
     }
@@ -232,6 +242,7 @@ impl Known {
             key,
             is_changed: false,
             waiting: Vec::new(),
+            turned_away: 0,
         }
     }
 
@@ -308,13 +319,14 @@ impl Known {
         let Some(address) = sources.address_of(offset) else {
             return false;
         };
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.push(Waiting {
+        match self.waiting.len() < MAX_WAITING {
+            true => self.waiting.push(Waiting {
                 offset,
                 address,
                 frame,
                 symbol,
-            });
+            }),
+            false => self.turned_away += 1,
         }
         true
     }

@@ -16,13 +16,15 @@ use crate::symbolize::Name;
 const MAGIC: &[u8; 8] = b"PRFNAM01";
 const HEADER: usize = MAGIC.len() + size_of::<u32>();
 
-/// Largest entry, in bytes. What does not fit is left out.
-pub(super) const MAX_ENTRY: usize = 32 << 20;
+/// Largest entry, in bytes on disk and, of the names, in memory. What does not
+/// fit is left out.
+pub(super) const MAX_ENTRY: usize = 8 << 20;
 
 /// Names by offset in a file; none for a place that is known to have none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     names: HashMap<u64, Vec<Name>>,
+    bytes: usize,
 }
 
 impl Entry {
@@ -31,9 +33,18 @@ impl Entry {
         self.names.get(&offset).map(Vec::as_slice)
     }
 
-    /// Adds a place.
+    /// Adds a place, or changes one, if there is room.
     pub fn insert(&mut self, offset: u64, names: Vec<Name>) {
-        self.names.insert(offset, names);
+        let bytes = bytes_of(&names);
+        if self.bytes + bytes <= MAX_ENTRY {
+            self.bytes += bytes;
+            self.names.insert(offset, names);
+        }
+    }
+
+    /// Bytes of memory that its names take, at most.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Places it has.
@@ -68,9 +79,6 @@ impl Entry {
                 }
             }
             count += 1;
-            if places.len() + strings.bytes.len() > MAX_ENTRY / 2 {
-                break;
-            }
         }
         let mut body = sources.to_vec();
         body.extend_from_slice(&(strings.indices.len() as u32).to_le_bytes());
@@ -92,17 +100,20 @@ impl Entry {
         }
         let mut rest = body.strip_prefix(sources)?;
         let strings = read_strings(&mut rest)?;
-        let mut names = HashMap::new();
+        let mut entry = Self::default();
         for _ in 0..u32::from_le_bytes(take(&mut rest)?) {
             let offset = u64::from_le_bytes(take(&mut rest)?);
             let depth = u16::from_le_bytes(take(&mut rest)?);
-            let mut place = Vec::new();
+            let (mut place, mut room) = (Vec::new(), MAX_ENTRY - entry.bytes);
             for _ in 0..depth {
-                place.push(read_name(&mut rest, &strings)?);
+                let name = read_name(&mut rest, &strings)?;
+                // Few bytes can stand for many.
+                room = room.checked_sub(bytes_of(std::slice::from_ref(&name)))?;
+                place.push(name);
             }
-            names.insert(offset, place);
+            entry.insert(offset, place);
         }
-        rest.is_empty().then_some(Self { names })
+        rest.is_empty().then_some(entry)
     }
 
     /// The same for any bytes, as fuzzing wants it.
@@ -110,6 +121,15 @@ impl Entry {
         let sources = bytes.get(HEADER..)?.first_chunk()?;
         Self::decode(bytes, sources)
     }
+}
+
+fn bytes_of(names: &[Name]) -> usize {
+    /// Of a place in the table.
+    const PLACE: usize = 64;
+    let text = names
+        .iter()
+        .map(|name| name.function.len() + name.file.len());
+    PLACE + size_of_val(names) + text.sum::<usize>()
 }
 
 fn read_strings<'a>(rest: &mut &'a [u8]) -> Option<Vec<&'a str>> {

@@ -139,12 +139,20 @@ fn indices<'a>(
         targets,
         |targets, begin, end| {
             indices.extend(targets.within(begin, end));
+            // As many ranges as one likes may hold all addresses.
+            if indices.len() > 2 * targets.addresses.len() {
+                sort_and_dedup(&mut indices);
+            }
         },
     )?;
     // Ranges that overlap must not add a level twice.
+    sort_and_dedup(&mut indices);
+    Ok(indices)
+}
+
+fn sort_and_dedup(indices: &mut Vec<usize>) {
     indices.sort_unstable();
     indices.dedup();
-    Ok(indices)
 }
 
 fn call_site(attributes: Attributes<'_, '_>, files: &mut lines::Files<'_, '_>) -> Location {

@@ -23,7 +23,11 @@ type Slice<'a> = EndianSlice<'a, NativeEndian>;
 type Unit<'a> = gimli::Unit<Slice<'a>>;
 
 /// Most levels of inlined functions that are kept for one address.
-const MAX_LEVELS: usize = 128;
+const MAX_LEVELS: usize = 64;
+
+/// Most bytes of names that a pass returns; more than a session keeps is of no
+/// use.
+const MAX_FOUND: usize = 32 << 20;
 
 /// The sections that lines and functions are made of. Those of variables,
 /// macros and indexes can take as much again and are left out.
@@ -52,7 +56,7 @@ pub struct Pass {
     /// function that was compiled last; empty where nothing is known. Where
     /// only the line is known there is one without a function's name.
     pub names: Vec<Vec<Name>>,
-    /// All units were read, in time.
+    /// All units were read, in time, and nothing found was left out.
     pub is_whole: bool,
     /// Units that could not be read: damaged, or of a size no compiler makes.
     pub damaged: usize,
@@ -94,7 +98,9 @@ impl Debug {
         let mut units = Units::new(&dwarf);
         pass.is_whole = look_up(&mut units, &mut targets).is_ok();
         pass.damaged = units.damaged;
-        pass.names = targets.into_names();
+        let mut room = MAX_FOUND;
+        pass.names = targets.into_names(&mut room);
+        pass.is_whole &= room > 0;
         pass
     }
 }
@@ -215,12 +221,28 @@ impl<'a> Targets<'a> {
         self.open == 0
     }
 
-    fn into_names(self) -> Vec<Vec<Name>> {
-        self.found.into_iter().map(Found::into_names).collect()
+    /// Nothing where there is no room left, which is then 0.
+    fn into_names(self, room: &mut usize) -> Vec<Vec<Name>> {
+        let names = |found: Found| {
+            *room = room.saturating_sub(found.bytes());
+            match *room {
+                0 => Vec::new(),
+                _ => found.into_names(),
+            }
+        };
+        self.found.into_iter().map(names).collect()
     }
 }
 
 impl Found {
+    /// What its names take.
+    fn bytes(&self) -> usize {
+        let text = |text: &Option<Arc<str>>| text.as_deref().map_or(0, str::len);
+        let level = |level: &Level| size_of::<Name>() + text(&level.name) + text(&level.call.file);
+        let levels: usize = self.levels.iter().map(level).sum();
+        levels + size_of::<Name>() + text(&self.location.file)
+    }
+
     fn into_names(self) -> Vec<Name> {
         let mut location = self.location;
         let mut names = Vec::with_capacity(self.levels.len().max(1));

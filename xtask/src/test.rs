@@ -28,6 +28,13 @@ pub(crate) const PACKAGES: &[Package] = &[
         elsewhere: "install gcc",
     },
     Package {
+        name: "musl-tools",
+        why: "musl-gcc, for workloads as on Alpine",
+        // Elsewhere the tests do without.
+        proof: &["musl-gcc", "gcc"],
+        elsewhere: "install gcc",
+    },
+    Package {
         name: "e2fsprogs",
         why: "mkfs.ext4, for the disk of the I/O tests",
         proof: &["mkfs.ext4", "/sbin/mkfs.ext4", "/usr/sbin/mkfs.ext4"],

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -31,6 +32,12 @@ pub(crate) struct Args {
 }
 
 const PACKAGES: &[Package] = &[
+    Package {
+        name: "gcc",
+        why: "compiles the program without frame pointers that the guests unwind",
+        proof: &["gcc"],
+        elsewhere: "install gcc",
+    },
     Package {
         name: "qemu-system-x86",
         why: "emulates the machines the kernels boot on",
@@ -79,6 +86,7 @@ impl Args {
         packages::ensure(PACKAGES)?;
         if !self.boot_only {
             build::ensure()?;
+            compile_deep()?;
         }
         let machines = Machines::prepare(&self.lines(), self.refresh)?;
         let mut failed = Vec::new();
@@ -128,6 +136,16 @@ impl Args {
             .with_context(|| format!("cannot write {}", file.display()))?;
         Ok(outcome)
     }
+}
+
+/// The program without frame pointers that tests/vm/smoke.sh captures. It needs no library: those of the guests lie on
+/// a network file system.
+fn compile_deep() -> Result<()> {
+    fs::create_dir_all(folder()).context("cannot make the folder of the guests")?;
+    let source = paths::root().join("tests/workloads/deep.c");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-fomit-frame-pointer", "-static", "-pthread", "-o"]);
+    process::run(gcc.arg(folder().join("deep")).arg(source))
 }
 
 fn print(outcome: &Outcome) {

@@ -18,6 +18,20 @@ const DISK_LATENCY_NS: f64 = 5e6;
 /// Runs on the processor that went and came back, and on no other: see tests/vm/smoke.sh.
 const RETURNED: &str = "returned;";
 
+/// Most instructions that the verifier may look at in one program: half of what kernels allow, so that a newer one
+/// which looks more closely still takes it.
+const MOST_INSTRUCTIONS: u64 = 500_000;
+
+/// What a stack of the program without frame pointers holds when it is whole, and what says that it is one of
+/// those: see tests/workloads/deep.c.
+const WHOLE_STACK: [&str; 2] = [
+    ";_start;",
+    ";main;drive;level_0;level_1;level_2;level_3;level_4;level_0;",
+];
+const IN_PART: &str = ";part_";
+/// Of 100 such stacks.
+const LEAST_WHOLE: f64 = 95.0;
+
 /// Exit codes of `profiler record` that leave a capture: complete, and partial, which a slow guest may well be.
 const CAPTURED: [i32; 2] = [0, 3];
 
@@ -29,6 +43,9 @@ pub(crate) struct Outcome {
     pub(crate) rungs: BTreeMap<String, String>,
     /// By program: instructions the verifier looked at.
     pub(crate) instructions: BTreeMap<String, u64>,
+    /// Percent of the stacks of a program without frame pointers that are whole; None where it was not tried.
+    #[serde(default)]
+    pub(crate) whole_percent: Option<f64>,
     /// Whether a processor could go and come back during a capture; None where it cannot be tried.
     pub(crate) hotplug: Option<bool>,
     /// Why the kernel did not pass; empty when it did.
@@ -125,6 +142,7 @@ impl Outcome {
                 outcome.has_samples(event, &name, results.step(&name));
             }
         }
+        outcome.unwinding(results);
         outcome.hotplug(results);
         outcome
     }
@@ -159,6 +177,13 @@ impl Outcome {
                 self.fail(format!("{event}: no rung available"));
             }
         }
+        for (program, count) in self.instructions.clone() {
+            if count > MOST_INSTRUCTIONS {
+                self.fail(format!(
+                    "{program}: the verifier looks at {count} instructions, more than {MOST_INSTRUCTIONS}"
+                ));
+            }
+        }
     }
 
     fn captured(&mut self, name: &str, step: Option<Step>) -> bool {
@@ -186,6 +211,22 @@ impl Outcome {
         }
     }
 
+    fn unwinding(&mut self, results: &Results) {
+        let Some(step) = results.step("unwind") else {
+            return;
+        };
+        let folded = results.step("unwind-folded").map(|step| step.output);
+        let percent = whole_percent(&folded.unwrap_or_default());
+        self.whole_percent = Some(percent);
+        if percent < LEAST_WHOLE {
+            let said = first_line(&step.messages);
+            self.fail(format!(
+                "unwind: {percent:.1} % of the stacks without frame pointers are whole; exit code {}; {said}",
+                step.code
+            ));
+        }
+    }
+
     fn hotplug(&mut self, results: &Results) {
         let Some(step) = results.step("hotplug") else {
             return;
@@ -201,6 +242,20 @@ impl Outcome {
             ));
         }
     }
+}
+
+/// Of the samples in folded stacks that are in one of the parts.
+fn whole_percent(folded: &str) -> f64 {
+    let (mut all, mut whole) = (0, 0);
+    for line in folded.lines().filter(|line| line.contains(IN_PART)) {
+        let samples = line.rsplit(' ').next().and_then(|text| text.parse().ok());
+        let samples: u64 = samples.unwrap_or(0);
+        all += samples;
+        if WHOLE_STACK.iter().all(|part| line.contains(part)) {
+            whole += samples;
+        }
+    }
+    100.0 * whole as f64 / all.max(1) as f64
 }
 
 fn top(step: Option<Step>) -> Result<Top, String> {
@@ -229,6 +284,9 @@ mod tests {
         "ledger": [{"event": "cpu", "balanced": true}, {"event": "offcpu", "balanced": true},
             {"event": "io", "balanced": true}]}"#;
 
+    const FOLDED: &str = "deep;_start;__libc_start_main;main;drive;level_0;level_1;level_2;level_3;level_4;level_0;\
+        level_1;part_small 97\ndeep;_start;main;drive;span_begin 50\ndeep;[cut];level_1;part_small ";
+
     /// What a guest leaves that passes, for a test to spoil.
     fn guest() -> TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -243,6 +301,8 @@ mod tests {
             step(&folder, &format!("{target}-cpu"), 0, TOP);
             step(&folder, &format!("{target}-offcpu"), 0, TOP);
         }
+        step(&folder, "unwind", 0, "");
+        step(&folder, "unwind-folded", 0, &format!("{FOLDED}1\n"));
         step(&folder, "hotplug", 124, "");
         step(
             &folder,
@@ -375,6 +435,30 @@ mod tests {
         assert_eq!(
             outcome.failures,
             ["hotplug: no sample of the processor that came back; exit code 124; why"]
+        );
+    }
+
+    #[test]
+    fn a_program_that_takes_the_verifier_too_long_fails() {
+        let folder = guest();
+        step(&folder, "doctor", 0, &DOCTOR.replace("812", "500001"));
+        let failures = outcome(&folder).failures;
+        assert!(
+            failures[0].starts_with("cpu_sample: the verifier looks at 500001"),
+            "{failures:?}"
+        );
+    }
+
+    #[test]
+    fn stacks_that_are_not_whole_fail() {
+        let whole = outcome(&guest()).whole_percent.unwrap();
+        assert!((whole - 100.0 * 97.0 / 98.0).abs() < 0.01, "{whole}");
+        let folder = guest();
+        step(&folder, "unwind-folded", 0, &format!("{FOLDED}6\n"));
+        let failures = outcome(&folder).failures;
+        assert!(
+            failures[0].starts_with("unwind: 94.2 % of the stacks"),
+            "{failures:?}"
         );
     }
 

@@ -125,10 +125,7 @@ fn parse(record: &[u8]) -> Option<Option<SideRecord>> {
         COMM => (u32_at(body, 0)?, comm(body, misc)?),
         FORK => (u32_at(body, 0)?, fork(body)?),
         EXIT => (u32_at(body, 0)?, exit(body)?),
-        _ => (
-            u32_at(body, 0)?,
-            Some(SideEvent::Mmap(mapping(body)?)),
-        ),
+        _ => (u32_at(body, 0)?, Some(SideEvent::Mmap(mapping(body)?))),
     };
     Some(event.map(|event| SideRecord {
         time_ns,

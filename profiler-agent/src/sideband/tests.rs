@@ -4,7 +4,7 @@ use std::{
     os::fd::AsRawFd,
     process::{Command, Stdio},
     ptr, thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::*;
@@ -74,9 +74,8 @@ fn a_storm_of_short_processes_is_followed() {
         let paths = || image.mappings().iter().map(|mapping| &*mapping.name.path);
         assert!(paths().any(|path| path.contains("libc")), "{image:?}");
         assert!(paths().any(|path| path == "[vdso]"), "{image:?}");
-        let is_named = |mapping: &ImageMapping| {
-            mapping.name.file.inode != 0 || mapping.name.path == "[vdso]"
-        };
+        let is_named =
+            |mapping: &ImageMapping| mapping.name.file.inode != 0 || mapping.name.path == "[vdso]";
         assert!(image.mappings().iter().all(is_named), "{image:?}");
     }
 }
@@ -155,29 +154,4 @@ fn cpus_that_go_and_come_are_followed() {
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert_eq!(sideband.rings.len(), cpus.len());
     assert!(sideband.status().ring_bytes > 0);
-}
-
-/// Prints what following processes costs; run with `--ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn measure_a_thousand_programs() {
-    let Some(mut sideband) = open() else {
-        return;
-    };
-    let mut images = Images::default();
-    let (mut drain_time, mut apply_time, mut records) = (Duration::ZERO, Duration::ZERO, 0);
-    for _ in 0..100 {
-        for _ in 0..10 {
-            Command::new("/bin/true").status().unwrap();
-        }
-        let start = Instant::now();
-        let drained = sideband.drain();
-        drain_time += start.elapsed();
-        records += drained.records.len();
-        let start = Instant::now();
-        drained.records.into_iter().for_each(|r| images.apply(r));
-        apply_time += start.elapsed();
-    }
-    println!("{records} records: read {drain_time:?}, applied {apply_time:?}");
-    println!("{:?} {:?}", sideband.status(), images.status());
 }

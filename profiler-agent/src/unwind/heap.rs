@@ -354,36 +354,4 @@ mod tests {
         assert_ne!(heap.allocate(&[16]).unwrap()[0].heap_ref(), place);
         assert!(heap.allocate(&[CHUNK_BYTES]).is_none());
     }
-
-    /// Prints what chunks and blocks cost.
-    #[test]
-    #[ignore = "a measurement"]
-    fn measure_growing_and_allocating() {
-        let Some((chunks, _)) = session_maps() else {
-            return;
-        };
-        let heap = Heap::new(64 * CHUNK_BYTES);
-        let _attached = heap.attach(chunks).unwrap();
-        for bytes in [1, 1, 1, 8 * CHUNK_BYTES, 16 * CHUNK_BYTES] {
-            let start = Instant::now();
-            heap.grow(bytes).unwrap();
-            println!("grew by {bytes} in {:?}", start.elapsed());
-        }
-        let (second, _) = session_maps().unwrap();
-        let start = Instant::now();
-        let _second = heap.attach(second).unwrap();
-        println!(
-            "attached {} bytes in {:?}",
-            heap.status().size,
-            start.elapsed()
-        );
-        let start = Instant::now();
-        let blocks: Vec<_> = (0..2500)
-            .map(|n| heap.allocate(&[n * 8]).unwrap())
-            .collect();
-        println!("2500 blocks in {:?}", start.elapsed());
-        let start = Instant::now();
-        drop(blocks);
-        println!("freed in {:?}", start.elapsed());
-    }
 }

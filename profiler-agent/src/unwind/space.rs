@@ -18,7 +18,7 @@ const _: () = assert!(CHUNK_UNITS as usize * UNIT == CHUNK_BYTES);
 
 /// How long what was freed is left alone: a program that found its way to it
 /// before may still be reading. None runs for longer than milliseconds.
-const QUARANTINE: Duration = Duration::from_secs(2);
+pub(super) const QUARANTINE: Duration = Duration::from_secs(2);
 
 /// How long a chunk stays empty before it is given back: taking it in again
 /// costs a session up to 30 ms.

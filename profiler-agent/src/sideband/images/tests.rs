@@ -9,7 +9,10 @@ fn mapping(start: u64, end: u64, offset: u64, path: &str) -> SideEvent {
         start,
         end,
         offset,
-        file: FileId { device: 1, inode: 1 },
+        file: FileId {
+            device: 1,
+            inode: 1,
+        },
         path: path.to_owned(),
     })
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_abi::unwind::mapping_kind;
+use profiler_abi::unwind::{MAX_PROCESSES, mapping_kind};
 use zerocopy::IntoBytes;
 
 use super::{
@@ -26,8 +26,11 @@ use crate::{
     },
 };
 
-/// After how long without a word of it a process is looked for.
+/// After how long without a word of it a process is looked for, and where there
+/// are so many that the kernel's map could become full.
 const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE_OF_MANY: Duration = Duration::from_secs(1);
+const MANY: usize = MAX_PROCESSES as usize / 4;
 
 /// Most processes that are looked for at once.
 const MAX_LOOKS: usize = 2000;
@@ -278,9 +281,13 @@ impl Session {
 
     /// Forgets processes that ended without a word.
     pub(super) fn sweep(&self, now: Instant) {
-        let is_silent =
-            |process: &Process| now.saturating_duration_since(process.seen_at) >= SILENCE;
         let mut inner = self.inner();
+        let silence = match inner.processes.len() > MANY {
+            true => SILENCE_OF_MANY,
+            false => SILENCE,
+        };
+        let is_silent =
+            |process: &Process| now.saturating_duration_since(process.seen_at) >= silence;
         let silent = inner
             .processes
             .iter_mut()
@@ -345,9 +352,12 @@ impl Inner {
 
     /// Most mappings of a new process.
     fn most(&self, wanted: usize) -> usize {
+        if wanted <= LARGE_LIST {
+            return LARGE_LIST;
+        }
         let large = self.processes.values().map(|process| process.code.len());
         let used: usize = large.filter(|len| *len > LARGE_LIST).sum();
-        match wanted > LARGE_LIST && used + wanted > MAX_LARGE {
+        match used.saturating_add(wanted) > MAX_LARGE {
             true => LARGE_LIST,
             false => MAX_LIST,
         }

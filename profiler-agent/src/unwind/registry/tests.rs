@@ -1,4 +1,4 @@
-use std::{fs::File, ops::Deref, path::Path};
+use std::{fs::File, ops::Deref};
 
 use profiler_abi::unwind::{CHUNK_BYTES, TableHead};
 use zerocopy::{FromBytes, IntoBytes};
@@ -199,30 +199,4 @@ fn what_is_used_stays_and_what_is_not_makes_room() {
     registry.evict(bytes).unwrap();
     assert_eq!((registry.status().ready, registry.status().evicted), (0, 1));
     assert!(registry.leaves_room(bytes));
-}
-
-/// Prints how long tables of this machine's libraries take.
-#[test]
-#[ignore = "a measurement"]
-fn measure_building() {
-    let Some(registry) = registry(Duration::from_secs(1000), 128 << 20) else {
-        return;
-    };
-    let start = Instant::now();
-    let directory = Path::new("/usr/lib/x86_64-linux-gnu");
-    let libraries = std::fs::read_dir(directory).unwrap().flatten();
-    let slots: Vec<_> = libraries
-        .filter(|entry| entry.path().to_string_lossy().contains(".so"))
-        .filter_map(|entry| {
-            let path: Arc<str> = entry.path().to_string_lossy().into();
-            let file = MappedFile::for_test(File::open(&*path).ok()?, true);
-            registry.slot(&Arc::new(Binary::new(file, &path).ok()?))
-        })
-        .collect();
-    slots.iter().for_each(|slot| {
-        wait(slot);
-    });
-    println!("{} files in {:?}", slots.len(), start.elapsed());
-    println!("{:?}", registry.status());
-    println!("{:?}", registry.heap.status());
 }

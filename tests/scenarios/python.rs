@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use profiler_proto::{Event, Frame, FrameKind};
+use profiler_proto::{Event, Frame, FrameKind, StackEnd};
 use profiler_tests::{Agent, Lab, Reading, Running, Workload, run, skip, until};
 use rustix::process::Signal;
 use serde::Deserialize;
@@ -18,8 +18,13 @@ const KNOWN: std::ops::RangeInclusive<u32> = 8..=13;
 const RIGHT: f64 = 99.0;
 /// Percent of all samples that are in such functions: the rest is the way there and back.
 const AT_WORK: f64 = 80.0;
-/// Percent of the samples in which each call of the interpreter is shown as the functions it ran.
-const MERGED: f64 = 99.0;
+/// Percent of the samples in which each call of the interpreter is shown as the functions it ran. The first ones come
+/// before the agent knows the process, and what an interpreter does before its first call and after its last has no
+/// function.
+const MERGED: f64 = 97.0;
+
+/// Frames told of a stack that is wrong.
+const SHOWN_FRAMES: usize = 40;
 
 /// Function, file, and line where that is told.
 type Call = (String, String, Option<u32>);
@@ -90,7 +95,7 @@ fn check(lab: &Lab, agent: &Agent, interpreter: &Path, arguments: &[&str]) -> Re
     })
     .context("the workload is not ready")?;
     let pid = running.pid();
-    let capture = ["-e", "cpu", "-F", "499", "-d", "4s", "-p", &pid.to_string()];
+    let capture = ["-e", "cpu", "-F", "499", "-d", "6s", "-p", &pid.to_string()];
     let reading = agent.capture(lab, &capture)?;
     running.signal(Signal::TERM)?;
     running.wait()?.expect_code(0)?;
@@ -108,7 +113,7 @@ fn check(lab: &Lab, agent: &Agent, interpreter: &Path, arguments: &[&str]) -> Re
     for wrong in &score.wrong {
         println!("    {wrong}");
     }
-    ensure!(score.all > 500, "only {} samples", score.all);
+    ensure!(score.all > 200, "only {} samples", score.all);
     // Threads that work without the interpreter's lock are in C.
     if arguments.is_empty() {
         ensure!(percent(score.at_work, score.all) >= AT_WORK);
@@ -145,15 +150,17 @@ impl Score {
             if dictionary.process(thread.process).pid != pid {
                 continue;
             }
-            let stack = &dictionary.stack(sample.stack).user;
-            let frames = stack.iter().rev().map(|id| dictionary.frame(*id));
+            let stack = dictionary.stack(sample.stack);
+            let frames = stack.user.iter().rev().map(|id| dictionary.frame(*id));
             let shown: Vec<Shown> = frames.map(|frame| show(reading, frame)).collect();
-            score.add(truth, &shown, sample.count);
+            // Of a deep recursion the native frames of its first calls are not kept.
+            let has_root = stack.user_end != StackEnd::Cut;
+            score.add(truth, &shown, has_root, sample.count);
         }
         Ok(score)
     }
 
-    fn add(&mut self, truth: &Truth, shown: &[Shown], count: u64) {
+    fn add(&mut self, truth: &Truth, shown: &[Shown], has_root: bool, count: u64) {
         self.all += count;
         if shown
             .iter()
@@ -170,12 +177,12 @@ impl Score {
         };
         self.at_work += count;
         let ways = &truth.ways[&python[at].function];
-        if ways.iter().any(|way| is_way(way, &python[..=at])) && is_interleaved(shown) {
+        let is_right = ways.iter().any(|way| is_way(way, &python[..=at]));
+        if is_right && is_interleaved(shown, has_root) {
             self.right += count;
         } else if self.wrong.len() < 5 {
-            let names = shown
-                .iter()
-                .map(|frame| format!("{}:{}", frame.function, frame.line));
+            let innermost = shown.iter().rev().take(SHOWN_FRAMES).rev();
+            let names = innermost.map(|frame| format!("{}:{}", frame.function, frame.line));
             self.wrong.push(names.collect::<Vec<_>>().join(" "));
         }
     }
@@ -207,8 +214,8 @@ fn is_way(way: &[Call], python: &[&Shown]) -> bool {
 }
 
 /// The program begins in C, and between a call of `sorted` and that of its key there is C.
-fn is_interleaved(shown: &[Shown]) -> bool {
-    let begins_in_c = shown.first().is_some_and(|frame| !frame.is_python);
+fn is_interleaved(shown: &[Shown], has_root: bool) -> bool {
+    let begins_in_c = !has_root || shown.first().is_some_and(|frame| !frame.is_python);
     let mut pairs = shown.windows(2);
     begins_in_c && !pairs.any(|pair| pair[0].function == "sorts" && pair[1].function == "sort_key")
 }

@@ -131,7 +131,8 @@ EXPORT FRAME uint64_t _PyEval_EvalFrameDefault(void) { return churn(truth_sink, 
 
 static FRAME uint64_t honest(void) { return _PyEval_EvalFrameDefault() + 1; }
 
-static FRAME uint64_t lying(void) { return _PyEval_EvalFrameDefault() + 1; }
+/* Not the same as the one above, or the compiler makes them one. */
+static FRAME uint64_t lying(void) { return _PyEval_EvalFrameDefault() + 2; }
 
 int main(void) {
     truth_begin("false_python");

@@ -323,7 +323,9 @@ impl ElfImage {
     /// Where in the file the bytes of an address are.
     pub fn offset_of(&self, address: u64) -> Option<u64> {
         let segment = self.segments.iter().find(|s| s.contains(address))?;
-        segment.offset.checked_add(address - segment.address)
+        segment
+            .offset
+            .checked_add(address.wrapping_sub(segment.address))
     }
 
     /// Whether an address is code that comes from the file.

@@ -37,11 +37,34 @@ fn output(data: *const u8, size: u64) -> bool {
     }
 }
 
-/// Sends a sample, or counts it in `lost`.
+/// Sends what `make` makes, in its place in the ring buffer: programs have
+/// little stack. Where there is no room it is not made, but counted in `lost`.
 #[inline(always)]
-pub(crate) fn sample<T>(sample: &T, lost: Counter) {
-    if !output(core::ptr::from_ref(sample).cast(), size_of::<T>() as u64) {
-        add_atomic(lost, 1);
+pub(crate) fn sample<T>(lost: Counter, make: impl FnOnce() -> T) {
+    sample_in_place(lost, |room: *mut T| {
+        // SAFETY: `room` has room for a T.
+        unsafe { room.write(make()) }
+    });
+}
+
+/// The same for what is written field by field.
+#[inline(always)]
+pub(crate) fn sample_in_place<T>(lost: Counter, write: impl FnOnce(*mut T)) {
+    // SAFETY: the ring buffer lives as long as the program; what is reserved
+    // has room for a T, and is submitted.
+    unsafe {
+        let room = bpf_ringbuf_reserve(
+            (&raw const EVENTS).cast_mut().cast(),
+            size_of::<T>() as u64,
+            0,
+        )
+        .cast::<T>();
+        if room.is_null() {
+            add_atomic(lost, 1);
+            return;
+        }
+        write(room);
+        bpf_ringbuf_submit(room.cast(), FLAGS);
     }
 }
 

@@ -22,7 +22,7 @@ pub const CHUNK_BYTES: usize = 1 << 21;
 pub const MAX_CHUNKS: usize = 64;
 
 /// Most processes that have tables at one time.
-pub const MAX_PROCESSES: u32 = 32_768;
+pub const MAX_PROCESSES: u32 = 16_384;
 
 /// A place in the heap, in units of 8 bytes from the start of chunk 0; 0 is
 /// nowhere, and the first 8 bytes of chunk 0 stay unused.
@@ -50,8 +50,29 @@ pub struct ProcessEntry {
     /// What is known of its interpreter, of the kind of the first `u32` there;
     /// 0: none.
     pub runtime: HeapRef,
-    /// Named padding.
-    pub pad: u32,
+    /// [`Self::sum`]: before Linux 6.4 the map's memory is used again at once,
+    /// and a program may read half of what was there before.
+    pub check: u32,
+}
+
+impl ProcessEntry {
+    /// A number that all other fields depend on.
+    #[inline(always)]
+    pub fn sum(&self) -> u32 {
+        let lists = u64::from(self.mappings) << 32 | u64::from(self.runtime);
+        let all = (self.start_ns ^ self.generation.rotate_left(17) ^ lists)
+            .wrapping_add(u64::from(self.mapping_count))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (all >> 32) as u32
+    }
+
+    /// With its check.
+    pub fn sealed(self) -> Self {
+        Self {
+            check: self.sum(),
+            ..self
+        }
+    }
 }
 
 /// One executable mapping of a process.

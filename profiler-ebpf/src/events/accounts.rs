@@ -29,19 +29,28 @@ static ACCOUNT_SCRATCH: PerCpuArray<[u64; MAX_FRAMES]> = PerCpuArray::with_max_e
 /// Sends the account of a thread that leaves the CPU for the last time.
 #[inline(always)]
 pub(super) fn emit_last(task: Task, state: &ThreadState, now: u64, session: &Control) {
-    let mut account = fill(task, now, session);
-    take_times(&mut account, state);
-    account.has_run = 1;
-    emit::sample(&account, Counter::OffcpuLostAccount);
+    emit::sample_in_place(Counter::OffcpuLostAccount, |account: *mut ThreadAccount| {
+        // SAFETY: the account is written before its times are.
+        unsafe {
+            account.write(fill(task, now, session));
+            take_times(account, state);
+            (*account).has_run = 1;
+        }
+    });
 }
 
+/// # Safety
+/// `account` must point to an account.
 #[inline(always)]
-fn take_times(account: &mut ThreadAccount, state: &ThreadState) {
-    account.on_cpu_ns = state.on_cpu_ns;
-    account.runnable_ns = state.runnable_ns;
-    account.blocked_ns = state.blocked_ns;
-    account.blocked_count = state.blocked_count;
-    account.runnable_count = state.runnable_count;
+unsafe fn take_times(account: *mut ThreadAccount, state: &ThreadState) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*account).on_cpu_ns = state.on_cpu_ns;
+        (*account).runnable_ns = state.runnable_ns;
+        (*account).blocked_ns = state.blocked_ns;
+        (*account).blocked_count = state.blocked_count;
+        (*account).runnable_count = state.runnable_count;
+    }
 }
 
 /// An account with nothing in it yet.
@@ -113,7 +122,8 @@ pub unsafe extern "C" fn thread_accounts(ctx: *mut IterTask) -> i32 {
         && state.phase != NEW
     {
         settle(task, state);
-        take_times(&mut account, state);
+        // SAFETY: the account is this function's own.
+        unsafe { take_times(&raw mut account, state) };
         account.has_run = u32::from(state.on_cpu_ns != 0);
         phase = state.phase;
         open_ns = now.saturating_sub(state.since_ns);

@@ -30,21 +30,22 @@ pub fn cpu_sample(ctx: PerfEventContext) -> u32 {
         return 0;
     }
     count(Counter::CpuCounted);
-    let sample = CpuSample {
+    // SAFETY: a helper without arguments.
+    let time_ns = unsafe { bpf_ktime_get_ns() };
+    let stack = stack::capture(
+        ctx.as_ptr(),
+        Origin::Interrupt(ctx.as_ptr().cast()),
+        Scratch::Cpu,
+        task,
+    );
+    emit::sample(Counter::CpuLostRing, || CpuSample {
         header: RecordHeader {
             kind: KIND_CPU,
             size: size_of::<CpuSample>() as u32,
         },
-        // SAFETY: a helper without arguments.
-        time_ns: unsafe { bpf_ktime_get_ns() },
+        time_ns,
         identity: task.identity(),
-        stack: stack::capture(
-            ctx.as_ptr(),
-            Origin::Interrupt(ctx.as_ptr().cast()),
-            Scratch::Cpu,
-            task,
-        ),
-    };
-    emit::sample(&sample, Counter::CpuLostRing);
+        stack,
+    });
     0
 }

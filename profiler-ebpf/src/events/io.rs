@@ -331,7 +331,7 @@ fn finish(entry: &Request, failed: bool) {
         return;
     }
     add_atomic(Counter::IoCounted, 1);
-    let sample = IoSample {
+    emit::sample(Counter::IoLostRing, || IoSample {
         header: RecordHeader {
             kind: KIND_IO,
             size: size_of::<IoSample>() as u32,
@@ -344,8 +344,7 @@ fn finish(entry: &Request, failed: bool) {
         queue_ns,
         device_ns,
         probability: entry.probability,
-    };
-    emit::sample(&sample, Counter::IoLostRing);
+    });
 }
 
 #[inline(always)]

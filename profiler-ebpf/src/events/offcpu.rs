@@ -131,7 +131,7 @@ fn enter_unseen(task: Task, state: &mut ThreadState, now: u64, session: &Control
             count(Counter::OffcpuCounted);
             let runnable_ns = if phase == RUNNABLE { duration } else { 0 };
             emit_sample(
-                task.identity(),
+                || task.identity(),
                 ended_ns,
                 lost_stack(),
                 duration,
@@ -239,26 +239,25 @@ fn enter(next: Task, now: u64, session: &Control) {
         return;
     };
     count(Counter::OffcpuCounted);
-    let chosen = ChosenWait {
-        pending: 1,
-        identity: next.identity(),
-        ended_ns: now,
-        duration_ns: duration,
-        weight_ns,
-        run_delay_before_ns: if phase == RUNNABLE {
-            ALL_RUNNABLE
-        } else {
-            state.run_delay_at_leave_ns
-        },
+    let Some(slot) = CHOSEN.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: per-CPU memory; interrupts are off in the scheduler.
+    let chosen = unsafe { &mut *slot };
+    chosen.identity = next.identity();
+    chosen.ended_ns = now;
+    chosen.duration_ns = duration;
+    chosen.weight_ns = weight_ns;
+    chosen.run_delay_before_ns = if phase == RUNNABLE {
+        ALL_RUNNABLE
+    } else {
+        state.run_delay_at_leave_ns
     };
     if newborn {
         // Waited for its first CPU; it has no stack yet.
-        emit_wait(&chosen, duration, no_stack());
-        return;
-    }
-    if let Some(slot) = CHOSEN.get_ptr_mut(0) {
-        // SAFETY: per-CPU memory; interrupts are off in the scheduler.
-        unsafe { *slot = chosen };
+        emit_wait(chosen, duration, no_stack());
+    } else {
+        chosen.pending = 1;
     }
 }
 
@@ -293,7 +292,7 @@ fn lost_stack() -> StackIds {
 #[inline(always)]
 fn emit_wait(wait: &ChosenWait, runnable_ns: u64, stack: StackIds) {
     emit_sample(
-        wait.identity,
+        || wait.identity,
         wait.ended_ns,
         stack,
         wait.duration_ns,
@@ -323,26 +322,25 @@ fn emit_left_over() {
 
 #[inline(always)]
 fn emit_sample(
-    identity: Identity,
+    identity: impl FnOnce() -> Identity,
     time_ns: u64,
     stack: StackIds,
     duration_ns: u64,
     runnable_ns: u64,
     weight_ns: u64,
 ) {
-    let sample = OffcpuSample {
+    emit::sample(Counter::OffcpuLostRing, || OffcpuSample {
         header: RecordHeader {
             kind: KIND_OFFCPU,
             size: size_of::<OffcpuSample>() as u32,
         },
         time_ns,
-        identity,
+        identity: identity(),
         stack,
         duration_ns,
         runnable_ns,
         weight_ns,
-    };
-    emit::sample(&sample, Counter::OffcpuLostRing);
+    });
 }
 
 /// Runs in the resumed thread, on its own stack.
@@ -433,7 +431,7 @@ fn emit_chosen_at_leave(next: Task, state: &mut ThreadState, phase: u64, now: u6
         duration * (ALWAYS / PROBABILITY_STEP) / (probability / PROBABILITY_STEP).max(1);
     let runnable_ns = if phase == RUNNABLE { duration } else { 0 };
     emit_sample(
-        next.identity(),
+        || next.identity(),
         now,
         state.stack,
         duration,

@@ -56,7 +56,7 @@ unsafe fn frame(slot: u32, state: *mut State, record: *mut StackRecord) -> bool 
         (*record).frames[len] = (*state).pc | u64::from(interrupted) << 63;
         (*state).len = len as u32 + 1;
         if (*state).has_rule != 0 {
-            by_rule(state)
+            by_rule(slot, state)
         } else {
             by_frame_pointer(state)
         }
@@ -108,7 +108,7 @@ unsafe fn outside(state: *mut State) -> bool {
 }
 
 #[inline(always)]
-unsafe fn by_rule(state: *mut State) -> bool {
+unsafe fn by_rule(slot: u32, state: *mut State) -> bool {
     // SAFETY: the caller's promise; the helpers check what they read.
     unsafe {
         let rule = Rule::from_words((*state).rule);
@@ -122,7 +122,7 @@ unsafe fn by_rule(state: *mut State) -> bool {
             cfa::FRAME_POINTER => (*state).fp.wrapping_add(offset),
             cfa::END => return State::stop(state, whole(state)),
             cfa::SIGNAL => {
-                if !load_ucontext(sp.wrapping_add(offset), state) {
+                if load_ucontext(slot, sp.wrapping_add(offset)) == 0 {
                     return State::stop(state, stack_end::UNREADABLE);
                 }
                 (*state).exact = 1;
@@ -163,7 +163,9 @@ unsafe fn go_to_caller(state: *mut State, rule: Rule, frame: u64) -> bool {
     unsafe {
         // The leaf of a function that has not touched the stack may be as high
         // as its caller, where the return address is in a register.
-        if frame < (*state).sp || (frame == (*state).sp && (*state).exact == 0) {
+        let advances = frame > (*state).sp || (frame == (*state).sp && (*state).exact != 0);
+        let switched = rule.cfa == cfa::FRAME_POINTER && rule.parameter == cfa::SWITCHED;
+        if !advances && !switched {
             return State::stop(state, stack_end::NO_PROGRESS);
         }
         let fp_at = match rule.frame_pointer {

@@ -1,16 +1,22 @@
 //! Processes that have tables.
 
-use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, macros::map, maps::HashMap};
+#[cfg(feature = "task-storage")]
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::{macros::map, maps::HashMap};
 use profiler_abi::unwind::{MAX_PROCESSES, ProcessEntry};
 
 use super::state::State;
 use crate::task::Task;
 
-/// Without preallocation an entry that is replaced lives on until no program
-/// can be reading it.
+/// Without preallocation, which perf events need before Linux 6.1 ("perf_event
+/// programs can only use preallocated hash map").
+#[cfg(feature = "task-storage")]
+const FLAGS: u32 = BPF_F_NO_PREALLOC;
+#[cfg(not(feature = "task-storage"))]
+const FLAGS: u32 = 0;
+
 #[map]
-static PROCESSES: HashMap<u32, ProcessEntry> =
-    HashMap::with_max_entries(MAX_PROCESSES, BPF_F_NO_PREALLOC);
+static PROCESSES: HashMap<u32, ProcessEntry> = HashMap::with_max_entries(MAX_PROCESSES, FLAGS);
 
 /// Puts what is known of the task's process into the state; nothing, where it
 /// is not known: then no address lies in a mapping.
@@ -25,13 +31,15 @@ pub(crate) unsafe fn load(task: Task, state: *mut State) {
         (*state).generation = 0;
         (*state).mapping_count = 0;
         (*state).runtime = 0;
-        if let Some(entry) = entry
-            && (*entry).start_ns == task.leader().start_boottime_ns()
-        {
-            (*state).generation = (*entry).generation;
-            (*state).mappings = (*entry).mappings;
-            (*state).mapping_count = (*entry).mapping_count;
-            (*state).runtime = (*entry).runtime;
+        let Some(entry) = entry else {
+            return;
+        };
+        let entry = entry.read_volatile();
+        if entry.start_ns == task.leader().start_boottime_ns() && entry.check == entry.sum() {
+            (*state).generation = entry.generation;
+            (*state).mappings = entry.mappings;
+            (*state).mapping_count = entry.mapping_count;
+            (*state).runtime = entry.runtime;
         }
     }
 }

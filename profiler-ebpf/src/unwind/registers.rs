@@ -22,7 +22,7 @@ use super::state::{SLOTS, State};
 use crate::{control::offset, task::Task};
 
 pub(crate) use self::arch::{
-    FRAME_POINTER, PROGRAM_COUNTER, RETURN_ADDRESS_MASK, STACK_POINTER, load_ucontext,
+    FRAME_POINTER, PROGRAM_COUNTER, RETURN_ADDRESS_MASK, STACK_POINTER,
 };
 
 /// How the program came to run.
@@ -83,6 +83,19 @@ pub(crate) unsafe fn load(origin: Origin, task: Task, slot: u32, state: *mut Sta
         }
         arch::load(copy, state)
     }
+}
+
+/// Takes the registers of what a signal interrupted, from the `ucontext` at an
+/// address. Returns 1, or 0 where it cannot be read. A function of its own to
+/// the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn load_ucontext(slot: u32, ucontext: u64) -> u32 {
+    let (Some(state), Some(room)) = (State::of(slot), REGISTERS.get_ptr_mut(slot)) else {
+        return 0;
+    };
+    // SAFETY: per-CPU memory that only this kind of program uses.
+    u32::from(unsafe { arch::load_ucontext(ucontext, room, state) })
 }
 
 /// Where the kernel keeps the registers with which the task entered it.

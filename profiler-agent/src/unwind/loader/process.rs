@@ -191,7 +191,8 @@ impl Process {
                 .runtime
                 .as_ref()
                 .map_or(0, |runtime| runtime.heap_ref()),
-            pad: 0,
+            check: 0,
         }
+        .sealed()
     }
 }

@@ -40,7 +40,7 @@ impl Shared {
     }
 
     fn holds(&self, bytes: &[u8]) -> bool {
-        self.len == bytes.len() && self.block.read(self.len).is_some_and(|read| read == bytes)
+        self.len == bytes.len() && self.block.read(self.len).is_ok_and(|read| read == bytes)
     }
 }
 
@@ -74,7 +74,10 @@ impl SharedBytes {
             return Some(shared);
         }
         let block = self.heap.allocate(&[bytes.len()])?.pop()?;
-        block.write(bytes).then_some(())?;
+        block
+            .write(bytes)
+            .inspect_err(|error| tracing::warn!("write to the unwind tables: {error}"))
+            .ok()?;
         let shared = Arc::new(Shared {
             block,
             len: bytes.len(),

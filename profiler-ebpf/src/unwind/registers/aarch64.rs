@@ -1,6 +1,6 @@
 //! aarch64.
 
-use aya_ebpf::{bindings::pt_regs, helpers::bpf_probe_read_user};
+use aya_ebpf::{bindings::pt_regs, helpers::generated::bpf_probe_read_user};
 use profiler_abi::stack_end;
 
 use crate::unwind::state::State;
@@ -52,17 +52,18 @@ const UCONTEXT_REGS: u64 = 184;
 
 /// Takes the registers of what a signal interrupted.
 #[inline(always)]
-pub(crate) unsafe fn load_ucontext(ucontext: u64, state: *mut State) -> bool {
-    let address = ucontext.wrapping_add(UCONTEXT_REGS) as *const [u64; 33];
+pub(super) unsafe fn load_ucontext(ucontext: u64, _room: *mut pt_regs, state: *mut State) -> bool {
+    let address = ucontext.wrapping_add(UCONTEXT_REGS);
     // SAFETY: the helper checks the address; the caller's pointer is valid.
     unsafe {
-        let Ok(saved) = bpf_probe_read_user(address) else {
+        let to = &raw mut (*state).registers;
+        let size = size_of_val(&*to) as u32;
+        if bpf_probe_read_user(to.cast(), size, address as *const _) != 0 {
             return false;
-        };
-        (*state).registers = saved;
-        (*state).pc = saved[32];
-        (*state).sp = saved[31];
-        (*state).fp = saved[29];
+        }
+        (*state).pc = (*state).registers[32];
+        (*state).sp = (*state).registers[31];
+        (*state).fp = (*state).registers[29];
     }
     true
 }

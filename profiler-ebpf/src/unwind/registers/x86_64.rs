@@ -1,6 +1,6 @@
 //! x86-64.
 
-use aya_ebpf::{bindings::pt_regs, helpers::bpf_probe_read_user};
+use aya_ebpf::{bindings::pt_regs, helpers::generated::bpf_probe_read_user};
 use profiler_abi::stack_end;
 
 use crate::unwind::state::State;
@@ -59,16 +59,21 @@ pub(super) unsafe fn load(registers: *const pt_regs, state: *mut State) -> u8 {
 /// rdx, rax, rcx, rsp, rip.
 const UCONTEXT_GREGS: u64 = 40;
 
-/// Takes the registers of what a signal interrupted.
+/// Words of them.
+const GREGS: usize = 17;
+
+/// Takes the registers of what a signal interrupted. `room` is what they are
+/// read into.
 #[inline(always)]
-pub(crate) unsafe fn load_ucontext(ucontext: u64, state: *mut State) -> bool {
-    let address = ucontext.wrapping_add(UCONTEXT_GREGS) as *const [u64; 17];
-    // SAFETY: the helper checks the address.
-    let Ok(saved) = (unsafe { bpf_probe_read_user(address) }) else {
-        return false;
-    };
-    // SAFETY: the caller's pointer is valid.
+pub(super) unsafe fn load_ucontext(ucontext: u64, room: *mut pt_regs, state: *mut State) -> bool {
+    const { assert!(GREGS * 8 <= size_of::<pt_regs>()) }
+    let address = ucontext.wrapping_add(UCONTEXT_GREGS);
+    // SAFETY: the helper checks the address; the caller's pointers are valid.
     unsafe {
+        if bpf_probe_read_user(room.cast(), (GREGS * 8) as u32, address as *const _) != 0 {
+            return false;
+        }
+        let saved = &*room.cast::<[u64; GREGS]>();
         let to = &mut (*state).registers;
         to[8] = saved[0];
         to[9] = saved[1];

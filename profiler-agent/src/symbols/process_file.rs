@@ -180,15 +180,27 @@ pub(super) mod tests {
                 Err(ProcessFileError::Unsafe(MappedFileError::NotRegular))
             ));
         }
-        let stranger = Owner {
-            users: vec![u32::MAX],
-            ..owner.clone()
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_refused() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root can give files away");
+            return;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let owner = Owner {
+            users: vec![1000; 4],
+            ..own()
         };
-        let own_user = rustix::process::geteuid().as_raw();
-        match stranger.open(&path("file")) {
-            Ok(_) => assert_eq!(own_user, 0),
-            Err(ProcessFileError::Foreign(user)) => assert_eq!(user, own_user),
-            Err(error) => panic!("{error}"),
+        owner.open(file.path()).unwrap();
+        for (user, expected) in [(1000, true), (1001, false)] {
+            std::os::unix::fs::chown(file.path(), Some(user), None).unwrap();
+            let opened = owner.open(file.path());
+            assert_eq!(opened.is_ok(), expected, "{user}");
+            if let Err(error) = opened {
+                assert!(matches!(error, ProcessFileError::Foreign(1001)));
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `profiler doctor --pid`: which code of a process can be unwound and named.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 
 use profiler_proto::Pid;
@@ -54,8 +55,13 @@ fn write_text(answer: &DoctorProcessResponse, out: &mut dyn Write) -> io::Result
             "", "CODE", "UNWOUND BY"
         )?;
     }
+    let mut seen = HashSet::new();
     for mapping in &answer.mappings {
         write_mapping(mapping, out)?;
+        // A file is mapped in parts, and much of what is said is about all of it.
+        if seen.insert((&mapping.path, &mapping.build_id, &mapping.unwind_detail)) {
+            write_details(mapping, out)?;
+        }
     }
     if answer.mappings_left_out > 0 {
         writeln!(
@@ -126,13 +132,16 @@ fn write_mapping(mapping: &CodeMapping, out: &mut dyn Write) -> io::Result<()> {
         elide(&clean(&mapping.unwind), UNWIND_WIDTH),
         elide(&names, room)
     )?;
-    let build_id = match mapping.build_id.is_empty() {
-        true => "no build-id".to_owned(),
-        false => format!("build-id {}", hex(&mapping.build_id)),
-    };
-    let range = format!("{:x}-{:x}  {build_id}", mapping.start, mapping.end);
+    let range = format!("{:x}-{:x}", mapping.start, mapping.end);
+    writeln!(out, "{:STATE_WIDTH$}{range}", "")
+}
+
+fn write_details(mapping: &CodeMapping, out: &mut dyn Write) -> io::Result<()> {
     let indent = " ".repeat(STATE_WIDTH);
-    write_wrapped(&indent, &range, out)?;
+    if !mapping.build_id.is_empty() {
+        let build_id = format!("build-id {}", hex(&mapping.build_id));
+        write_wrapped(&indent, &build_id, out)?;
+    }
     write_wrapped(&indent, &clean(&mapping.unwind_detail), out)?;
     if !mapping.missing_debug_file.is_empty() {
         let missing = format!("missing: {}", clean(&mapping.missing_debug_file));

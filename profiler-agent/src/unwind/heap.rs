@@ -1,6 +1,6 @@
 //! The memory that kernel programs read unwind tables from: chunks that are
-//! array maps, mapped into this process, and shared by the agent's sessions,
-//! each of which has them in an array of maps of its own.
+//! array maps, and shared by the agent's sessions, each of which has them in an
+//! array of maps of its own.
 //!
 //! Giving chunks to a session makes the kernel wait until no program runs that
 //! could have missed them, which takes 10 to 100 ms, however many they are. So
@@ -246,17 +246,24 @@ impl Block {
         self.extent.units as usize * UNIT
     }
 
-    /// Fills its begin, before anything leads to it; false, and nothing is
-    /// written: `bytes` are more than it has.
-    pub(super) fn write(&self, bytes: &[u8]) -> bool {
-        let offset = self.extent.place as usize * UNIT;
-        bytes.len() <= self.bytes() && self.chunk.write(offset, bytes)
+    /// Fills its begin, before anything leads to it.
+    ///
+    /// # Errors
+    /// Fails where `bytes` are more than it has, or its memory cannot be mapped.
+    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() > self.bytes() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.chunk.write(self.extent.place as usize * UNIT, bytes)
     }
 
-    /// What it begins with; `None` where `len` is more than it has.
-    pub(super) fn read(&self, len: usize) -> Option<Vec<u8>> {
+    /// What it begins with.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(super) fn read(&self, len: usize) -> io::Result<Vec<u8>> {
         if len > self.bytes() {
-            return None;
+            return Err(io::ErrorKind::InvalidInput.into());
         }
         self.chunk.read(self.extent.place as usize * UNIT, len)
     }
@@ -343,11 +350,11 @@ mod tests {
         let blocks = heap.allocate(&[9, 16]).unwrap();
         assert_eq!(blocks[0].bytes(), 16);
         assert_eq!(blocks[1].heap_ref(), blocks[0].heap_ref() + 2);
-        assert!(blocks[0].write(b"0123456789abcdef"));
-        assert!(blocks[1].write(b"x"));
-        assert!(!blocks[0].write(&[0; 17]));
+        blocks[0].write(b"0123456789abcdef").unwrap();
+        blocks[1].write(b"x").unwrap();
+        assert!(blocks[0].write(&[0; 17]).is_err());
         assert_eq!(blocks[0].read(16).unwrap(), b"0123456789abcdef");
-        assert_eq!(blocks[0].read(17), None);
+        assert!(blocks[0].read(17).is_err());
         let place = blocks[0].heap_ref();
         drop(blocks);
         assert_eq!(heap.status().quarantined, 32);

@@ -69,19 +69,13 @@ pub(super) enum Write {
     Existing,
 }
 
-/// A chunk of the heap: the memory of an array map of one element, mapped into
-/// this process.
+/// A chunk of the heap: an array map of one element. Its memory is mapped only
+/// while it is written or read, because what is mapped counts as this process's
+/// memory beside being the kernel's.
 #[derive(Debug)]
 pub(super) struct Chunk {
     map: OwnedFd,
-    memory: NonNull<u8>,
 }
-
-// SAFETY: the memory is a shared mapping of its own, valid for as long as this
-// exists, from every thread; who writes where is for the heap to decide.
-unsafe impl Send for Chunk {}
-// SAFETY: as above.
-unsafe impl Sync for Chunk {}
 
 impl Chunk {
     /// Makes one. Without type information, so that kernel 6.1 takes it as
@@ -98,72 +92,93 @@ impl Chunk {
             numa_node: 0,
             name: *b"unwind_chunk\0\0\0\0",
         };
-        let map = create_map(&attr)?;
-        // SAFETY: a new mapping at an address the kernel chooses; its length is
-        // that of the map's only value, which is a multiple of the page size.
+        Ok(Self {
+            map: create_map(&attr)?,
+        })
+    }
+
+    /// Writes `bytes` at `offset`. The caller owns that part: nobody else
+    /// writes there or looks there for sense.
+    ///
+    /// # Errors
+    /// Fails where they would not fit, or the memory cannot be mapped.
+    pub(super) fn write(&self, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        let window = Window::open(&self.map, offset, bytes.len())?;
+        // SAFETY: in bounds of the window; `bytes` is ordinary memory and so
+        // never part of it, to which no reference is ever made.
+        unsafe {
+            window
+                .start()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+        Ok(())
+    }
+
+    /// What stands at `offset`.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(super) fn read(&self, offset: usize, len: usize) -> io::Result<Vec<u8>> {
+        let window = Window::open(&self.map, offset, len)?;
+        let mut bytes = vec![0; len];
+        // SAFETY: as in `write`.
+        unsafe {
+            window
+                .start()
+                .copy_to_nonoverlapping(bytes.as_mut_ptr(), len);
+        }
+        Ok(bytes)
+    }
+}
+
+/// The pages of a chunk that hold a part of it, mapped.
+struct Window {
+    memory: NonNull<u8>,
+    len: usize,
+    /// Where the part begins in them.
+    offset: usize,
+}
+
+impl Window {
+    /// `len` bytes of a chunk from `offset` on.
+    fn open(map: &OwnedFd, offset: usize, len: usize) -> io::Result<Self> {
+        let end = offset.checked_add(len).filter(|end| *end <= CHUNK_BYTES);
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        let page = rustix::param::page_size();
+        let first = offset / page * page;
+        let len = (end - first).next_multiple_of(page);
+        // SAFETY: a new mapping at an address the kernel chooses, of pages that
+        // the map has: a chunk is a multiple of every page size.
         let memory = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                CHUNK_BYTES,
+                len,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 map.as_raw_fd(),
-                0,
+                first as libc::off_t,
             )
         };
         match NonNull::new(memory.cast()) {
             Some(address) if memory != libc::MAP_FAILED => Ok(Self {
-                map,
                 memory: address,
+                len,
+                offset: offset - first,
             }),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Writes `bytes` at `offset`; false where they would not fit. The caller
-    /// owns that part: nobody else writes there or looks there for sense.
-    pub(super) fn write(&self, offset: usize, bytes: &[u8]) -> bool {
-        if !fits(offset, bytes.len()) {
-            return false;
-        }
-        // SAFETY: in bounds, checked above; `bytes` is ordinary memory and so
-        // never part of the mapping, to which no reference is ever made.
-        unsafe {
-            self.memory
-                .add(offset)
-                .as_ptr()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-        }
-        true
-    }
-
-    /// What stands at `offset`; `None` where that is not in the chunk.
-    pub(super) fn read(&self, offset: usize, len: usize) -> Option<Vec<u8>> {
-        if !fits(offset, len) {
-            return None;
-        }
-        let mut bytes = vec![0; len];
-        // SAFETY: as in `write`.
-        unsafe {
-            self.memory
-                .add(offset)
-                .as_ptr()
-                .copy_to_nonoverlapping(bytes.as_mut_ptr(), len);
-        }
-        Some(bytes)
+    fn start(&self) -> *mut u8 {
+        // SAFETY: `offset` is in the first of the pages.
+        unsafe { self.memory.add(self.offset).as_ptr() }
     }
 }
 
-fn fits(offset: usize, len: usize) -> bool {
-    offset
-        .checked_add(len)
-        .is_some_and(|end| end <= CHUNK_BYTES)
-}
-
-impl Drop for Chunk {
+impl Drop for Window {
     fn drop(&mut self) {
-        // SAFETY: mapped by `create` with this length, and used by nobody else.
-        let failed = unsafe { libc::munmap(self.memory.as_ptr().cast(), CHUNK_BYTES) } != 0;
+        // SAFETY: mapped by `open` with this length, and used by nobody else.
+        let failed = unsafe { libc::munmap(self.memory.as_ptr().cast(), self.len) } != 0;
         if failed {
             tracing::warn!("unmap a chunk: {}", io::Error::last_os_error());
         }
@@ -386,10 +401,16 @@ pub(super) mod tests {
             return;
         };
         let chunk = Chunk::create().unwrap();
-        assert!(chunk.write(CHUNK_BYTES - 2, b"ab"));
-        assert!(!chunk.write(CHUNK_BYTES - 1, b"ab"));
-        assert!(!chunk.write(usize::MAX, b"ab"));
-        assert_eq!(chunk.read(CHUNK_BYTES - 2, 2).unwrap(), b"ab");
-        assert_eq!(chunk.read(CHUNK_BYTES, 1), None);
+        for offset in [0, 4095, 70_000, CHUNK_BYTES - 2] {
+            chunk.write(offset, b"ab").unwrap();
+            assert_eq!(chunk.read(offset, 2).unwrap(), b"ab");
+        }
+        assert_eq!(chunk.read(4094, 4).unwrap(), b"\0ab\0");
+        let all = chunk.read(0, CHUNK_BYTES).unwrap();
+        assert_eq!(all.iter().filter(|byte| **byte != 0).count(), 8);
+        for offset in [CHUNK_BYTES - 1, CHUNK_BYTES, usize::MAX] {
+            assert!(chunk.write(offset, b"ab").is_err());
+            assert!(chunk.read(offset, 2).is_err());
+        }
     }
 }

@@ -249,7 +249,7 @@ impl Registry {
         // Only where mappings lie is asked for later.
         image.sections = Vec::new();
         let blocks = self.find_room(&slot::sizes(&table))?;
-        slot::load(table, image, blocks).ok_or(Refusal::Failed)
+        slot::load(table, image, blocks)
     }
 
     /// Takes room for a table, for which others may have to go.

@@ -207,36 +207,49 @@ pub(super) fn sizes(table: &Table) -> Vec<usize> {
     [head].into_iter().chain(pages).collect()
 }
 
-/// Writes a table into blocks of its [`sizes`]; `None`: they are not.
-pub(super) fn load(table: Table, image: ElfImage, blocks: Vec<Block>) -> Option<Loaded> {
-    let (first, rest) = blocks.split_first()?;
+/// Writes a table into blocks of its [`sizes`].
+///
+/// # Errors
+/// Fails where they are not, or their memory cannot be mapped.
+pub(super) fn load(table: Table, image: ElfImage, blocks: Vec<Block>) -> Result<Loaded, Refusal> {
+    let (first, rest) = blocks.split_first().ok_or(Refusal::Failed)?;
     let mut rest = rest.iter();
-    let rules_offset = size_of::<TableHead>() + directory_bytes(&table);
-    let head = TableHead {
-        pages: table.pages.len().try_into().ok()?,
-        rules: table.rules.len().try_into().ok()?,
-        rules_offset: rules_offset.try_into().ok()?,
-        pad: 0,
-    };
-    let mut bytes = head.as_bytes().to_vec();
+    let mut directory = Vec::with_capacity(directory_bytes(&table));
     for page in &table.pages {
         let place = match page {
             Some(page) => {
-                let block = rest.next()?;
-                block.write(page).then(|| block.heap_ref())?
+                let block = rest.next().ok_or(Refusal::Failed)?;
+                write(block, page)?;
+                block.heap_ref()
             }
             None => 0,
         };
-        bytes.extend_from_slice(place.as_bytes());
+        directory.extend_from_slice(place.as_bytes());
     }
-    bytes.resize(rules_offset, 0);
-    bytes.extend_from_slice(table.rules.as_bytes());
-    first.write(&bytes).then_some(())?;
-    Some(Loaded {
+    directory.resize(directory_bytes(&table), 0);
+    let number = |len: usize| u32::try_from(len).map_err(|_| Refusal::Failed);
+    let head = TableHead {
+        pages: number(table.pages.len())?,
+        rules: number(table.rules.len())?,
+        rules_offset: number(size_of::<TableHead>() + directory.len())?,
+        pad: 0,
+    };
+    write(
+        first,
+        &[head.as_bytes(), &directory, table.rules.as_bytes()].concat(),
+    )?;
+    Ok(Loaded {
         image,
         base: table.base,
         bytes: blocks.iter().map(Block::bytes).sum(),
         blocks,
+    })
+}
+
+fn write(block: &Block, bytes: &[u8]) -> Result<(), Refusal> {
+    block.write(bytes).map_err(|error| {
+        tracing::warn!("write an unwind table: {error}");
+        Refusal::Kernel
     })
 }
 

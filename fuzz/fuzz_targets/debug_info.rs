@@ -43,6 +43,10 @@ fuzz_target!(|bytes: &[u8]| {
         let pass = sources.debug_names(&debug, &addresses, &|| false);
         assert_eq!(pass.names.len(), addresses.len());
         let names = pass.names.iter().flatten();
-        assert!(names.map(|name| name.function.len()).all(|len| len <= 1024 + 3));
+        assert!(
+            names
+                .map(|name| name.function.len())
+                .all(|len| len <= 1024 + 3)
+        );
     }
 });

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fs, io};
 
 use clap::Parser;
@@ -20,7 +21,7 @@ mod values;
 
 pub use values::{
     Bounded, CacheBytes, CacheDir, DebugBytes, LogFilter, MaxSamples, MaxSessions, RingBytes,
-    RungChoice, ServerUrl, SocketPath, ValueError,
+    RungChoice, ServerUrl, SocketPath, UnwindBytes, UnwindCpuSeconds, ValueError,
 };
 
 /// Read where no other file is named, if it is there.
@@ -29,6 +30,10 @@ pub const DEFAULT_FILE: &str = "/etc/profiler/agent.toml";
 pub const DEFAULT_MAX_SESSIONS: MaxSessions = MaxSessions::new(4);
 /// About 100 CPUs at 99 Hz for 100 s.
 pub const DEFAULT_MAX_SAMPLES: MaxSamples = MaxSamples::new(400_000);
+/// Tables of some hundreds of binaries and lists of some thousands of processes.
+pub const DEFAULT_UNWIND_BYTES: UnwindBytes = UnwindBytes::new(64 << 20);
+/// A third of one CPU, for as long as new binaries appear.
+pub const DEFAULT_UNWIND_CPU_SECONDS: UnwindCpuSeconds = UnwindCpuSeconds::new(20);
 /// Names of a few thousand binaries.
 pub const DEFAULT_CACHE_BYTES: CacheBytes = CacheBytes::new(256 << 20);
 /// Most binaries with debug information have less; a second's work.
@@ -131,6 +136,15 @@ struct Settings {
     /// [default: none]
     #[arg(long = "debuginfod-url", value_name = "URL")]
     debuginfod_urls: Option<Vec<ServerUrl>>,
+
+    /// Most kernel memory for unwind tables, in bytes; stacks in what does not fit are copied and
+    /// walked by the agent, which costs more [default: 67108864]
+    #[arg(long, value_name = "BYTES")]
+    unwind_bytes: Option<UnwindBytes>,
+
+    /// CPU time that building unwind tables may take in each minute, in seconds [default: 20]
+    #[arg(long, value_name = "SECONDS")]
+    unwind_cpu_seconds: Option<UnwindCpuSeconds>,
 
     /// What to log: error, warn, info, debug, trace, or directives [default: RUST_LOG, else info]
     #[arg(long, value_name = "LEVEL")]
@@ -259,6 +273,8 @@ impl Config {
             cache_bytes,
             debug_bytes,
             debuginfod_urls,
+            unwind_bytes,
+            unwind_cpu_seconds,
             log,
         } = flags.or(file);
         Ok(Self {
@@ -267,7 +283,14 @@ impl Config {
             tcp: tcp(listen, tls_cert, tls_key, tls_client_ca)?,
             max_sessions: max_sessions.unwrap_or(DEFAULT_MAX_SESSIONS),
             session: SessionSettings {
-                unwinder: SharedUnwinder::new(UnwindSettings::default()),
+                unwinder: SharedUnwinder::new(UnwindSettings {
+                    budget_bytes: unwind_bytes.unwrap_or(DEFAULT_UNWIND_BYTES).get(),
+                    build_cpu_per_minute: Duration::from_secs(
+                        unwind_cpu_seconds
+                            .unwrap_or(DEFAULT_UNWIND_CPU_SECONDS)
+                            .get() as u64,
+                    ),
+                }),
                 load: LoadSettings {
                     ring_bytes: ring_bytes.unwrap_or_default().get(),
                     offcpu_rung: offcpu_rung.unwrap_or_default().get(),
@@ -321,6 +344,8 @@ impl Settings {
             cache_bytes,
             debug_bytes,
             debuginfod_urls,
+            unwind_bytes,
+            unwind_cpu_seconds,
             log,
         } = self;
         Self {
@@ -338,6 +363,8 @@ impl Settings {
             cache_bytes: cache_bytes.or(other.cache_bytes),
             debug_bytes: debug_bytes.or(other.debug_bytes),
             debuginfod_urls: debuginfod_urls.or(other.debuginfod_urls),
+            unwind_bytes: unwind_bytes.or(other.unwind_bytes),
+            unwind_cpu_seconds: unwind_cpu_seconds.or(other.unwind_cpu_seconds),
             log: log.or(other.log),
         }
     }

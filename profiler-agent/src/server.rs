@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use profiler_proto::pb::profiler_server::{Profiler, ProfilerServer};
-use profiler_proto::{CaptureSpec, Ledger, MAX_FRAME_BYTES, pb};
+use profiler_proto::{CaptureSpec, Ledger, MAX_FRAME_BYTES, UnwindFacts, pb};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -15,6 +15,7 @@ use crate::bpf::LoadSettings;
 use crate::doctor::process::ProcessExamError;
 use crate::session::{ErrorKind, SessionControl, SessionEvent, SessionSettings};
 use crate::sessions::{Refused, Sessions};
+use crate::unwind::loader::{UnwindStatus, refusals};
 use crate::{doctor, own_cost};
 
 mod delivery;
@@ -79,6 +80,19 @@ impl Service {
     }
 }
 
+/// What unwinding has taken since the agent started. Copies are counted by session.
+fn unwind(status: &UnwindStatus) -> pb::UnwindFacts {
+    let tables = &status.tables;
+    let facts = UnwindFacts {
+        tables_built: tables.built,
+        tables_refused: refusals(&tables.refused),
+        table_bytes: tables.bytes as u64,
+        build_cpu_ns: tables.build_cpu.as_nanos() as u64,
+        ..UnwindFacts::default()
+    };
+    (&facts).into()
+}
+
 #[tonic::async_trait]
 impl Profiler for Service {
     type CaptureStream = ReceiverStream<delivery::Item>;
@@ -132,7 +146,11 @@ impl Profiler for Service {
             captures_completed: totals.completed,
             captures_failed: totals.failed,
             ledger: Some((&totals.ledger).into()),
-            unwind: None,
+            unwind: self
+                .settings
+                .unwinder
+                .status()
+                .map(|status| unwind(&status)),
         }))
     }
 

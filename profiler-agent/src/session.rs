@@ -29,7 +29,10 @@ use crate::{
     sampling::Sampling,
     sideband::{Sideband, SidebandStatus},
     symbols::shared::Symbols,
-    unwind::{loader::SessionTables, shared::SharedUnwinder},
+    unwind::{
+        loader::{SessionTables, refusals},
+        shared::SharedUnwinder,
+    },
 };
 
 /// How often the ring buffer is read. At 999 Hz on 64 CPUs 20 ms are 1,300
@@ -81,11 +84,7 @@ fn unwind_facts(resolved: &Resolved, counters: &CounterSums, aggregate: &Aggrega
     let report = resolved.unwind.clone().unwrap_or_default();
     UnwindFacts {
         tables_built: report.tables_built,
-        tables_refused: report
-            .refused
-            .iter()
-            .map(|(refusal, count)| (refusal.name().to_owned(), *count))
-            .collect(),
+        tables_refused: refusals(&report.refused),
         table_bytes: report.table_bytes as u64,
         build_cpu_ns: report.build_cpu.as_nanos() as u64,
         processes_without_table: report.processes_without_table,

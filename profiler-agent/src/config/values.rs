@@ -76,6 +76,12 @@ pub type CacheBytes = Bounded<0x10_0000, 0x100_0000_0000>;
 /// Most bytes of debug information of one file that are read: none to 64 GiB.
 pub type DebugBytes = Bounded<0, 0x10_0000_0000>;
 
+/// Kernel memory of unwind tables: one chunk of the heap to all there can be.
+pub type UnwindBytes = Bounded<0x20_0000, 0x800_0000>;
+
+/// CPU seconds in each minute for building unwind tables.
+pub type UnwindCpuSeconds = Bounded<1, 60>;
+
 impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     /// A number known when the program is built; outside the bounds it does not compile where
     /// it makes a constant.

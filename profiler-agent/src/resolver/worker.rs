@@ -11,7 +11,8 @@ use std::{
 };
 
 use profiler_abi::{
-    MAX_USER_FRAMES, RuntimeFrame, STACK_COPY_BYTES, StackCopy, stack_end, unwind_method,
+    INTERRUPTED, MAX_USER_FRAMES, RuntimeFrame, STACK_COPY_BYTES, StackCopy, stack_end,
+    unwind_method,
 };
 
 use crate::{
@@ -262,7 +263,16 @@ impl Worker {
         if let Some(walked) = &walked {
             frames.extend_from_slice(&walked.frames);
         }
+        let first = frames.len();
         frames.extend_from_slice(&walk.frames);
+        // Behind frames that the kernel has walked, one whose registers are all
+        // known is one that a signal interrupted.
+        if first > 0
+            && registers.are_known()
+            && let Some(interrupted) = frames.get_mut(first)
+        {
+            *interrupted |= INTERRUPTED;
+        }
         let runtime = walked.as_ref().map_or(&[][..], |walked| &walked.runtime);
         let frames = self.resolve(process, &frames, runtime, walk.end);
         let walked = Some((walk.end, unwind_method::COPY));

@@ -165,6 +165,12 @@ pub struct UnwindReport {
     pub refused_files: Vec<(Arc<str>, Refusal)>,
 }
 
+/// Files without a table, by the reason in words.
+pub fn refusals(refused: &BTreeMap<Refusal, u64>) -> BTreeMap<String, u64> {
+    let in_words = |(refusal, count): (&Refusal, &u64)| (refusal.name().to_owned(), *count);
+    refused.iter().map(in_words).collect()
+}
+
 /// What all sessions share.
 #[derive(Debug)]
 struct Shared {

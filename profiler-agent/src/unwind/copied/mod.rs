@@ -91,7 +91,8 @@ impl Mappings for [Mapping<'_>] {
 /// A stack that was walked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
-    /// Leaf first. All but those that were interrupted are return addresses.
+    /// Leaf first. All but the first and those marked [`profiler_abi::INTERRUPTED`]
+    /// are return addresses.
     pub frames: Vec<u64>,
     /// A [`stack_end`].
     pub end: u8,

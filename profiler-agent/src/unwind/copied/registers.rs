@@ -88,6 +88,11 @@ impl Registers {
         }
     }
 
+    /// Whether all that this machine has are known.
+    pub fn are_known(&self) -> bool {
+        self.all_known(Machine::NATIVE)
+    }
+
     pub(super) fn get(&self, register: u16) -> Option<u64> {
         let is_known = self.known.checked_shr(register.into())? & 1 == 1;
         is_known

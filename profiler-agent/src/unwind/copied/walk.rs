@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
 };
 
-use profiler_abi::MAX_USER_FRAMES;
+use profiler_abi::{INTERRUPTED, MAX_USER_FRAMES};
 
 use super::{
     Code, CopiedStack, Mapping, Mappings, Stop, Walk,
@@ -122,7 +122,9 @@ impl StackWalker {
                 None if position.guessed => return Err(Stop::FramePointers),
                 None => return Err(Stop::NoMapping),
             };
-            walk.frames.push(position.pc);
+            let interrupted = position.exact && !walk.frames.is_empty();
+            let mark = if interrupted { INTERRUPTED } else { 0 };
+            walk.frames.push(position.pc | mark);
             let frame = Frame {
                 machine: self.machine,
                 registers: &position.registers,

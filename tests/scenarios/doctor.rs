@@ -77,6 +77,26 @@ fn check_event(event: &Value) -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn doctor_tells_of_a_process(lab: &Lab) -> Result<()> {
+    let ask = |pid: &str| run(&mut lab.profiler(["doctor", "--pid", pid, "--output", "json"])?);
+    let own = std::process::id();
+    let done = ask(&own.to_string())?;
+    println!("{}", done.stdout);
+    done.expect_code(0)?;
+    let answer: Value = serde_json::from_str(&done.stdout)?;
+    ensure!(answer["pid"] == own && answer["bits"] == 64 && answer["contained"] == false);
+    let mappings = answer["mappings"].as_array().context("no mappings")?;
+    let of = |path: &Value| mappings.iter().find(|mapping| mapping["path"] == *path);
+    let program = of(&answer["executable"]).context("no mapping of the program")?;
+    ensure!(program["unwind"]["state"] == "ok" && program["unwind"]["by"] == ".eh_frame");
+    ensure!(program["names"]["from"][0] == ".symtab", "{program}");
+    ensure!(of(&"[vdso]".into()).is_some_and(|vdso| vdso["unwind"]["state"] == "ok"));
+    let none = ask("4194304")?;
+    none.expect_code(1)?;
+    ensure!(none.stderr.contains("there is no process 4194304"));
+    Ok(())
+}
+
 pub(crate) fn status_json_has_its_fields(lab: &Lab) -> Result<()> {
     let agent = Agent::start(lab, &[])?;
     let idle = agent.status(lab)?;

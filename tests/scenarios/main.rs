@@ -45,6 +45,10 @@ const TESTS: &[(&str, Test)] = &[
         doctor::doctor_json_has_its_fields,
     ),
     (
+        "doctor_tells_of_a_process",
+        doctor::doctor_tells_of_a_process,
+    ),
+    (
         "status_json_has_its_fields",
         doctor::status_json_has_its_fields,
     ),

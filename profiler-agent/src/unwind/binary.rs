@@ -135,8 +135,7 @@ impl Binary {
 fn same_on_host(mapping: &Mapping) -> Option<MappedFile> {
     let file = MappedFile::on_host(Path::new(&*mapping.path)).ok()?;
     let metadata = file.file().metadata().ok()?;
-    let is_same =
-        metadata.ino() == mapping.file.inode && metadata.dev() == mapping.file.device;
+    let is_same = metadata.ino() == mapping.file.inode && metadata.dev() == mapping.file.device;
     is_same.then_some(file)
 }
 

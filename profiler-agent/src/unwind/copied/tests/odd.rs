@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use profiler_abi::stack_end;
+use profiler_abi::{INTERRUPTED, stack_end};
 use tempfile::TempDir;
 
 use super::{
@@ -70,7 +70,10 @@ impl Names {
     fn chain(&self, stopped: &Stopped<'_>, walk: &Walk) -> Vec<String> {
         let addresses = walk.frames.iter().enumerate();
         // A return address may be behind its function's end.
-        let addresses = addresses.map(|(depth, pc)| pc - u64::from(depth > 0));
+        let addresses = addresses.map(|(depth, pc)| match pc & INTERRUPTED {
+            0 => pc - u64::from(depth > 0),
+            _ => pc & !INTERRUPTED,
+        });
         let names = addresses.filter_map(|pc| self.name(stopped, pc));
         let mut chain: Vec<String> = names.map(str::to_owned).collect();
         chain.reverse();

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use profiler_abi::{REGISTERS, STACK_COPY_BYTES};
+use profiler_abi::{INTERRUPTED, REGISTERS, STACK_COPY_BYTES};
 
 use super::super::{Code, CopiedStack, Mapping, Registers, StackWalker, Walk};
 
@@ -45,6 +45,7 @@ impl Stopped<'_> {
 
     /// `file+0xoffset` of a return address or, for a leaf, of the program counter.
     pub(super) fn place(&self, address: u64) -> String {
+        let address = address & !INTERRUPTED;
         let mut mappings = self.mappings.iter().zip(&self.paths);
         match mappings.find(|(mapping, _)| (mapping.start..mapping.end).contains(&address)) {
             Some((mapping, path)) => {

@@ -1,6 +1,6 @@
 //! Stacks and files made by hand, one question each.
 
-use profiler_abi::{MAX_USER_FRAMES, REGISTERS, STACK_COPY_BYTES, stack_end};
+use profiler_abi::{INTERRUPTED, MAX_USER_FRAMES, REGISTERS, STACK_COPY_BYTES, stack_end};
 
 use super::{
     super::{Code, CopiedStack, Mapping, Registers, StackWalker, Walk},
@@ -332,7 +332,8 @@ fn code_that_ends_a_signal_handler() {
     words[1 + 5 + 15] = STACK + 8 * 25;
     words[1 + 5 + 16] = CODE + 0x200;
     words[30] = CODE + 0x310;
-    let expected = whole(&[CODE, CODE + 0x100, CODE + 0x200, CODE + 0x310]);
+    let interrupted = (CODE + 0x200) | INTERRUPTED;
+    let expected = whole(&[CODE, CODE + 0x100, interrupted, CODE + 0x310]);
     assert_eq!(Stack::at(CODE, &words).walk(&file), expected);
 }
 
@@ -382,11 +383,11 @@ fn aarch64_registers_and_signed_addresses() {
         .function(0x100, 0x100, &stores)
         .function(0x200, 0x100, &[op::UNDEFINED, LR])
         .build();
-    let mut stack = Stack::at(0, &[STACK + 64, CODE + 0x210 | SIGNATURE])
+    let mut stack = Stack::at(0, &[STACK + 64, (CODE + 0x210) | SIGNATURE])
         .with(RSP, 0)
         .with(RIP, 0)
         .with(SP, STACK)
-        .with(LR, CODE + 0x110 | SIGNATURE)
+        .with(LR, (CODE + 0x110) | SIGNATURE)
         .with(PC, CODE + 0x10);
     stack.machine = Machine::Aarch64;
     let expected = whole(&[CODE + 0x10, CODE + 0x110, CODE + 0x210]);

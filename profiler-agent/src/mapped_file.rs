@@ -289,14 +289,16 @@ fn only_root_writes(metadata: &fs::Metadata) -> bool {
     metadata.uid() == 0 && metadata.mode() & GROUP_OR_OTHERS_WRITE == 0
 }
 
-/// Whether a process sees the same root directory as the host's first one. The
-/// root user of a container is not the host's.
+/// Whether a process sees the same root directory as the host's first one,
+/// or, where the agent may not look at that, as the agent itself. The root user
+/// of a container is not the host's.
 fn in_host_root(pid: u32) -> bool {
-    let root = |pid| {
-        let metadata = fs::metadata(format!("/proc/{pid}/root")).ok()?;
+    let root = |process: &str| {
+        let metadata = fs::metadata(format!("/proc/{process}/root/")).ok()?;
         Some((metadata.dev(), metadata.ino()))
     };
-    root(1).is_some_and(|host| root(pid) == Some(host))
+    let host = root("1").or_else(|| root("self"));
+    host.is_some_and(|host| root(&pid.to_string()) == Some(host))
 }
 
 fn create_memory_file() -> io::Result<OwnedFd> {

@@ -20,7 +20,7 @@ use crate::{
     kernel_symbols::KernelSymbols,
     mapped_file::{MAX_COPY, MappedFile},
     symbolize::Name,
-    symbols::shared::Symbols,
+    symbols::{shared::Symbols, sources::MAX_COPIED_DEBUG},
 };
 
 use self::files::{Files, Shortfall};
@@ -154,11 +154,12 @@ impl Unnamed {
             debug_bytes,
         } = self;
         let copied = MAX_COPY >> 20;
+        let debug_copied = MAX_COPIED_DEBUG >> 20;
         let counts = [
             (*frames, format!("frames have no names: names had filled {} MiB", MAX_NAME_BYTES >> 20)),
             (*files, format!("files have no names: others than root may change them and they have more than {copied} MiB of symbols")),
             (*broken, "files have no names or no lines: reading them failed".to_owned()),
-            (*large, format!("files have names without lines and inlined functions: they have more debug information than is read (debug_bytes is {debug_bytes})")),
+            (*large, format!("files have names without lines and inlined functions: they have more debug information than is read (debug_bytes is {debug_bytes}; {debug_copied} MiB where others than root may change the file)")),
             (*damaged, "files have names without lines and inlined functions in parts: their debug information is damaged".to_owned()),
             (*late, "frames have names without lines and inlined functions: their debug information could not be read in time".to_owned()),
         ];

@@ -2,7 +2,7 @@
 //! made at run time.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     ops::Range,
     sync::Arc,
 };
@@ -10,7 +10,7 @@ use std::{
 use crate::{
     mapped_file::{MappedFile, MappedFileError},
     processes::{FileId, Mapping, ProcessKey},
-    runtimes::{Place, PythonBinary},
+    runtimes::{Place, PythonBinary, python::PythonError},
     symbols::{jit::is_jit, vdso},
     unwind::{
         binary::{Binary, BinaryError, BinaryId},
@@ -31,6 +31,9 @@ const MAX_FILES: usize = 2048;
 /// How the name of a file that holds CPython contains its name: looking for
 /// the interpreter in every file would read all symbols of the host.
 const PYTHON: &str = "python";
+
+/// Most interpreters told of that cannot be walked.
+const MAX_REFUSED: usize = 8;
 
 /// The function in which CPython runs Python code, and the parts of it that
 /// compilers split off: their names begin so.
@@ -86,6 +89,8 @@ pub(super) struct CodeMaps {
     numbers: HashMap<BinaryId, u64>,
     nothing: ProcessCode,
     unread: Unread,
+    /// Interpreters whose frames cannot be walked, and why.
+    refused: BTreeMap<Arc<str>, PythonError>,
 }
 
 /// Files that could have been of use.
@@ -176,7 +181,14 @@ impl CodeMaps {
         let next = self.numbers.len() as u64;
         let number = *self.numbers.entry(binary.id().clone()).or_insert(next);
         let elf = ElfImage::read(binary.file()).ok();
-        let python = elf.as_ref().and_then(|elf| find_python(&binary, elf));
+        let python = elf.as_ref().and_then(|elf| {
+            find_python(&binary, elf).unwrap_or_else(|error| {
+                if self.refused.len() < MAX_REFUSED {
+                    self.refused.insert(Arc::clone(binary.path()), error);
+                }
+                None
+            })
+        });
         MappedBinary {
             binary: Arc::new(binary),
             number,
@@ -197,27 +209,26 @@ impl CodeMaps {
         .map(|(count, why)| {
             format!("{count} mapped files have neither names nor unwind tables: {why}")
         })
+        .chain(self.refused.iter().map(|(path, error)| {
+            format!("the functions of scripts that {path} runs are not shown: {error}")
+        }))
         .collect()
     }
 }
 
-fn find_python(binary: &Binary, elf: &ElfImage) -> Option<Python> {
-    let name = binary.path().rsplit('/').next()?.to_ascii_lowercase();
-    if !name.contains(PYTHON) {
-        return None;
+fn find_python(binary: &Binary, elf: &ElfImage) -> Result<Option<Python>, PythonError> {
+    let path = binary.path();
+    let name = path.rsplit_once('/').map_or(&**path, |(_, name)| name);
+    if !name.to_ascii_lowercase().contains(PYTHON) {
+        return Ok(None);
     }
     let evaluation = elf
         .symbols_with_prefix(binary.file(), EVALUATION)
         .iter()
         .map(|symbol| symbol.address..symbol.address.saturating_add(symbol.size))
         .collect();
-    match PythonBinary::find(binary.file(), elf) {
-        Ok(found) => found.map(|binary| Python { binary, evaluation }),
-        Err(error) => {
-            tracing::debug!("{}: {error}", binary.path());
-            None
-        }
-    }
+    let found = PythonBinary::find(binary.file(), elf)?;
+    Ok(found.map(|binary| Python { binary, evaluation }))
 }
 
 impl ProcessCode {

@@ -5,6 +5,8 @@
 
 pub mod merge;
 pub mod python;
+mod report;
 
 pub use merge::{Merged, Place, merge};
 pub use python::PythonBinary;
+pub use report::RuntimeReport;

@@ -80,11 +80,10 @@ pub struct CodeTable {
     /// Paths are shared: a file holds many functions.
     files: HashMap<Arc<str>, ()>,
     bytes: usize,
-    refused: u64,
 }
 
 impl CodeTable {
-    /// Keeps a code object.
+    /// Keeps a code object, unless there are too many.
     pub fn add(&mut self, record: &CodeRecord) {
         let key = (
             record.tgid,
@@ -108,7 +107,6 @@ impl CodeTable {
         };
         let bytes = ENTRY_BYTES + code.function.len() + code.lines.len();
         if self.bytes + bytes > MAX_BYTES {
-            self.refused += 1;
             return;
         }
         self.bytes += bytes;
@@ -141,11 +139,6 @@ impl CodeTable {
             file: Arc::clone(&code.file),
             line: table.line(frame.place as u32 as i32).unwrap_or(0),
         })
-    }
-
-    /// Code objects that were not kept because there were too many.
-    pub fn refused(&self) -> u64 {
-        self.refused
     }
 }
 
@@ -263,7 +256,6 @@ mod tests {
             table.add(&record);
         }
         assert!(table.bytes <= MAX_BYTES);
-        assert!(table.refused() > 0);
-        assert_eq!(table.refused() + table.codes.len() as u64, 20_000);
+        assert!((1000..20_000).contains(&table.codes.len()));
     }
 }

@@ -116,7 +116,7 @@ fn mappings_check(info: &ProcessInfo) -> Check {
         (0, _) => degraded(
             name,
             "no executable memory",
-            "nothing: it is a kernel thread or has exited",
+            "look at another: this is a thread of the kernel, or has exited",
         ),
         (count, true) => ok(name, format!("{count} executable")),
         (count, false) => degraded(

@@ -11,7 +11,10 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
 
 use crate::mapped_file::{MappedFileError, open_regular};
 
@@ -96,21 +99,25 @@ impl Owner {
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )
-        .map_err(|errno| ProcessFileError::System(errno.into()))?;
+        .map_err(not_opened)?;
         let resolve =
             ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let fd = rustix::fs::openat2(root, path, flags, Mode::empty(), resolve);
-        let fd = fd.map_err(|errno| match errno {
-            rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => ProcessFileError::Missing,
-            rustix::io::Errno::LOOP => ProcessFileError::Link,
-            errno => ProcessFileError::System(errno.into()),
-        })?;
+        let fd = fd.map_err(not_opened)?;
         let (file, metadata) = open_regular(&fd).map_err(ProcessFileError::Unsafe)?;
         if !self.may_own(metadata.uid()) {
             return Err(ProcessFileError::Foreign(metadata.uid()));
         }
         Ok((file, metadata))
+    }
+}
+
+fn not_opened(errno: Errno) -> ProcessFileError {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => ProcessFileError::Missing,
+        Errno::LOOP => ProcessFileError::Link,
+        errno => ProcessFileError::System(errno.into()),
     }
 }
 
@@ -121,7 +128,8 @@ pub fn is_contained(owner: &Owner) -> bool {
         let metadata = fs::metadata(format!("/proc/{pid}/root")).ok()?;
         Some((metadata.dev(), metadata.ino()))
     };
-    owner.pids.len() > 1 || root(owner.pid) != root(std::process::id())
+    let has_own_root = |its| root(std::process::id()) != Some(its);
+    owner.pids.len() > 1 || root(owner.pid).is_some_and(has_own_root)
 }
 
 /// Path of the file that Linux's `perf` looks for: named after the id the

@@ -101,8 +101,12 @@ impl FileReport {
         };
         match table::build(&**binary.file(), &limits) {
             Ok(table) => {
-                self.unwind_state = CheckState::Ok;
-                self.unwind = source_name(table.report.source).to_owned();
+                let source = source_name(table.report.source, binary);
+                self.unwind_state = match source {
+                    Some(_) => CheckState::Ok,
+                    None => CheckState::Degraded,
+                };
+                self.unwind = source.unwrap_or(FRAME_POINTER).to_owned();
                 self.unwind_detail = describe(&table.report, table.bytes());
             }
             Err(BuildError::NoRules) => {
@@ -178,12 +182,17 @@ impl FileReport {
     }
 }
 
-fn source_name(source: Source) -> &'static str {
+/// `None`: nothing but what every linker adds has rules.
+fn source_name(source: Source, binary: &Binary) -> Option<&'static str> {
     match source {
-        Source::EhFrame => ".eh_frame",
-        Source::DebugFrame => ".debug_frame",
-        Source::Go => ".gopclntab",
-        Source::None => FRAME_POINTER,
+        Source::EhFrame => Some(".eh_frame"),
+        Source::DebugFrame => Some(".debug_frame"),
+        Source::Go => Some(".gopclntab"),
+        // Of a small program that is more than its own functions.
+        Source::None => {
+            let mut sections = [".eh_frame", ".debug_frame"].into_iter();
+            sections.find(|section| binary.has(section))
+        }
     }
 }
 

@@ -30,13 +30,17 @@ fn a_process_that_is_not_there_is_told_from_a_thread_of_the_kernel() {
     ));
     let mut child = Command::new("true").spawn().unwrap();
     let pid = child.id();
+    std::thread::sleep(Duration::from_millis(100));
+    let zombie = examine(pid, None).unwrap();
+    assert!(zombie.mappings.is_empty() && !zombie.contained);
+    assert_eq!(zombie.checks.len(), 1, "{zombie:?}");
     child.wait().unwrap();
     assert!(matches!(examine(pid, None), Err(ProcessExamError::None(_))));
     // Process 2 is kthreadd wherever the first PID namespace is seen.
     if fs::read("/proc/2/comm").is_ok_and(|comm| comm == b"kthreadd\n") {
         let report = examine(2, None).unwrap();
         assert!(report.mappings.is_empty());
-        assert!(report.checks[0].advice.contains("kernel thread"));
+        assert!(report.checks[0].advice.contains("thread of the kernel"));
     }
 }
 

@@ -184,6 +184,10 @@ impl LedgerInput<'_> {
                 Counter::StackLost,
                 "stacks found no room in the ring buffer; samples without a stack are marked so",
             ),
+            (
+                Counter::CodeLost,
+                "names of interpreted functions found no room in the ring buffer; they were sent again when next met",
+            ),
         ]
         .into_iter()
         .filter_map(|(counter, sentence)| match self.counters.get(counter) {

@@ -18,7 +18,7 @@ use profiler_abi::{
 use crate::{
     namer::Batch,
     processes::ProcessKey,
-    runtimes::{self, Merged, python::CodeTable},
+    runtimes::{self, Merged, RuntimeReport, python::CodeTable},
     sideband::Drained,
     symbols::{
         jit::{JitNames, is_jit},
@@ -71,6 +71,7 @@ pub(super) struct Worker {
     tables: Option<SessionTables>,
     walker: StackWalker,
     python: CodeTable,
+    interpreted: RuntimeReport,
     jit: JitNames,
     deferred: VecDeque<Deferred>,
     copies: VecDeque<WaitingCopy>,
@@ -90,6 +91,7 @@ impl Worker {
             tables,
             walker: StackWalker::new(vdso_bytes(), StackWalker::DEFAULT_BUDGET),
             python: CodeTable::default(),
+            interpreted: RuntimeReport::default(),
             jit: JitNames::default(),
             deferred: VecDeque::new(),
             copies: VecDeque::new(),
@@ -130,6 +132,7 @@ impl Worker {
         let (files, frames, mut warnings) = self.frames.finish();
         warnings.extend(self.code.warnings());
         warnings.extend(self.jit.warnings());
+        warnings.extend(self.interpreted.warnings());
         if self.copies_dropped > 0 {
             warnings.push(format!(
                 "{} copies of stacks were dropped: more than {MAX_COPIES} waited",
@@ -368,6 +371,7 @@ impl Worker {
             .map(|(depth, address)| code.place(call_site(depth, *address)))
             .collect();
         let merge = runtimes::merge(&places, end == stack_end::WHOLE, runtime);
+        self.interpreted.merged(&merge);
         merge
             .frames
             .iter()
@@ -398,6 +402,9 @@ impl Worker {
             .processes
             .key(process)
             .and_then(|key| self.python.name(key.pid, key.start_ns, frame));
+        if name.is_none() {
+            self.interpreted.unnamed();
+        }
         self.frames.interpreted(process, frame, name)
     }
 }

@@ -37,6 +37,10 @@ const IDLE: Duration = Duration::from_millis(400);
 const PASS_TIME: Duration = Duration::from_secs(5);
 const LAST_PASS_TIME: Duration = Duration::from_secs(3);
 
+/// How many times as long as a pass took is waited for the next one while the
+/// session runs: a tenth of one CPU at most.
+const PAUSE: u32 = 9;
+
 /// Offsets in one file that want names.
 pub struct Batch {
     /// The file.
@@ -149,6 +153,7 @@ impl Unnamed {
                     broken,
                     large,
                     damaged,
+                    split,
                     late,
                 },
             debug_bytes,
@@ -161,6 +166,7 @@ impl Unnamed {
             (*broken, "files have no names or no lines: reading them failed".to_owned()),
             (*large, format!("files have names without lines and inlined functions: they have more debug information than is read (debug_bytes is {debug_bytes}; {debug_copied} MiB where others than root may change the file)")),
             (*damaged, "files have names without lines and inlined functions in parts: their debug information is damaged".to_owned()),
+            (*split, "files have names without inlined functions in parts: those are in .dwo files, which are not read".to_owned()),
             (*late, "frames have names without lines and inlined functions: their debug information could not be read in time".to_owned()),
         ];
         let counts = counts.into_iter().filter(|(count, _)| *count > 0);
@@ -176,6 +182,8 @@ struct Worker {
     room: Room,
     deadline: Arc<OnceLock<Instant>>,
     debug_bytes: u64,
+    /// When debug information may be read again.
+    next_pass: Instant,
 }
 
 impl Worker {
@@ -185,6 +193,7 @@ impl Worker {
             files: Files::new(symbols),
             room: Room::default(),
             deadline,
+            next_pass: Instant::now(),
         }
     }
 
@@ -202,7 +211,7 @@ impl Worker {
                     }
                     self.files.names(batch)
                 }
-                Err(RecvTimeoutError::Timeout) if self.files.are_waiting() => self.refine_one(),
+                Err(RecvTimeoutError::Timeout) if self.may_refine() => self.refine_one(),
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
@@ -231,11 +240,17 @@ impl Worker {
         true
     }
 
+    fn may_refine(&self) -> bool {
+        self.files.are_waiting() && Instant::now() >= self.next_pass
+    }
+
     fn refine_one(&mut self) -> Vec<Named> {
-        let end = Instant::now() + PASS_TIME;
+        let start = Instant::now();
         let deadline = Arc::clone(&self.deadline);
-        self.files
-            .refine_one(&|| Instant::now() >= end || is_over(&deadline))
+        let stop = || start.elapsed() >= PASS_TIME || is_over(&deadline);
+        let names = self.files.refine_one(&stop);
+        self.next_pass = Instant::now() + PAUSE * start.elapsed();
+        names
     }
 }
 
@@ -352,7 +367,8 @@ mod tests {
             broken: 4,
             large: 5,
             damaged: 6,
-            late: 7,
+            split: 7,
+            late: 8,
         };
         let unnamed = Unnamed {
             frames: 3,
@@ -361,11 +377,11 @@ mod tests {
         };
         let warnings = unnamed.warnings();
         for (warning, start) in warnings.iter().zip([
-            "3 frames", "2 files", "4 files", "5 files", "6 files", "7 frames",
+            "3 frames", "2 files", "4 files", "5 files", "6 files", "7 files", "8 frames",
         ]) {
             assert!(warning.starts_with(start), "{warnings:?}");
         }
-        assert_eq!(warnings.len(), 6);
+        assert_eq!(warnings.len(), 7);
         assert!(warnings[3].contains("debug_bytes is 99"), "{warnings:?}");
         assert_eq!(Unnamed::default().warnings().len(), 0);
     }

@@ -42,6 +42,8 @@ pub(super) struct Shortfall {
     pub(super) large: usize,
     /// Files whose debug information is damaged in parts.
     pub(super) damaged: usize,
+    /// Files whose debug information is partly in files that are not read.
+    pub(super) split: usize,
     /// Frames whose debug information was not reached in time.
     pub(super) late: usize,
 }
@@ -67,6 +69,24 @@ struct Known {
     waiting: Vec<Waiting>,
     /// Frames for which there was no room to wait.
     turned_away: usize,
+    said: Said,
+}
+
+/// What a file is counted for once, however many passes find it.
+#[derive(Default)]
+struct Said {
+    large: Once,
+    damaged: Once,
+    split: Once,
+}
+
+#[derive(Default)]
+struct Once(bool);
+
+impl Once {
+    fn count(&mut self, counter: &mut usize) {
+        *counter += usize::from(!std::mem::replace(&mut self.0, true));
+    }
 }
 
 /// Files met last.
@@ -243,6 +263,7 @@ impl Known {
             is_changed: false,
             waiting: Vec::new(),
             turned_away: 0,
+            said: Said::default(),
         }
     }
 
@@ -352,7 +373,7 @@ impl Known {
             Ok(Some(debug)) => debug,
             Ok(None) => return Vec::new(),
             Err(_) => {
-                shortfall.large += 1;
+                self.said.large.count(&mut shortfall.large);
                 for frame in waiting {
                     self.learn(frame.offset, &merged(frame.symbol, Vec::new()));
                 }
@@ -363,7 +384,12 @@ impl Known {
         addresses.sort_unstable();
         addresses.dedup();
         let pass = sources.debug_names(&debug, &addresses, stop);
-        shortfall.damaged += usize::from(pass.damaged > 0);
+        if pass.damaged > 0 {
+            self.said.damaged.count(&mut shortfall.damaged);
+        }
+        if pass.split > 0 {
+            self.said.split.count(&mut shortfall.split);
+        }
         let found: HashMap<u64, Vec<Name>> = addresses.into_iter().zip(pass.names).collect();
         let mut named = Vec::new();
         for frame in waiting {

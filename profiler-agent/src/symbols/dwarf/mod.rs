@@ -60,6 +60,9 @@ pub struct Pass {
     pub is_whole: bool,
     /// Units that could not be read: damaged, or of a size no compiler makes.
     pub damaged: usize,
+    /// Units that hold any of the addresses and say that their functions are in
+    /// files of their own (`.dwo`), which are not read: there are lines only.
+    pub split: usize,
 }
 
 /// Whether a file has DWARF, and the bytes it takes, unpacked. `.debug_line`
@@ -96,7 +99,7 @@ impl Debug {
         let mut targets = Targets::new(addresses, code, stop);
         let mut pass = Pass::default();
         let mut units = Units::new(&dwarf);
-        pass.is_whole = look_up(&mut units, &mut targets).is_ok();
+        pass.is_whole = look_up(&mut units, &mut targets, &mut pass.split).is_ok();
         pass.damaged = units.damaged;
         let mut room = MAX_FOUND;
         pass.names = targets.into_names(&mut room);
@@ -117,7 +120,11 @@ fn load(file: &Binary, left: &mut u64) -> Result<DwarfSections<Bytes>, ContentsE
 }
 
 /// Goes through all units until every address is found.
-fn look_up<'a>(units: &mut Units<'a>, targets: &mut Targets<'_>) -> Result<(), Stopped> {
+fn look_up<'a>(
+    units: &mut Units<'a>,
+    targets: &mut Targets<'_>,
+    split: &mut usize,
+) -> Result<(), Stopped> {
     for index in 0..units.len() {
         targets.tick()?;
         if targets.all_found() {
@@ -130,6 +137,7 @@ fn look_up<'a>(units: &mut Units<'a>, targets: &mut Targets<'_>) -> Result<(), S
         if wanted.is_empty() {
             continue;
         }
+        *split += usize::from(matches!(unit.dwo_name(), Ok(Some(_))));
         functions::find(units, &unit, targets)?;
         lines::find(&unit, units.dwarf(), &wanted, targets)?;
     }

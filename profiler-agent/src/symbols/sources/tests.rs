@@ -315,6 +315,24 @@ fn a_pass_ends_when_it_is_told_to() {
 }
 
 #[test]
+fn functions_in_files_of_their_own_are_said_to_be_missing() {
+    let Some(bench) = Bench::new() else { return };
+    for flags in ["-gsplit-dwarf -gdwarf-4", "-gsplit-dwarf -gdwarf-5"] {
+        bench.compile(SOURCE, flags);
+        let sources = bench.sources();
+        let debug = sources.read_debug(1 << 30).unwrap().unwrap();
+        let pass = sources.debug_names(&debug, &marks(&sources), &|| false);
+        assert_eq!((pass.split, pass.is_whole, pass.damaged), (1, true, 0));
+        let names = names(&sources);
+        assert_eq!(names[0].len(), 1, "{names:?}");
+        assert_eq!(
+            (names[0][0].function.as_str(), names[0][0].line),
+            ("outermost", INNERMOST[0])
+        );
+    }
+}
+
+#[test]
 fn long_names_are_cut() {
     let Some(bench) = Bench::new() else { return };
     let long = "f".repeat(100_000);

@@ -15,9 +15,9 @@ use super::{
     table::{BuildError, BuildLimits, Source, Table, TableReport, Unsupported},
 };
 
-/// Most bytes of a compressed `.debug_frame` once decompressed: that of the
-/// largest browsers.
-const MAX_DECOMPRESSED: u64 = 32 << 20;
+/// Most bytes of a compressed `.debug_frame` once decompressed: that of Go
+/// programs of 500 MB.
+const MAX_DECOMPRESSED: u64 = 24 << 20;
 
 /// What all sources of rows work with.
 pub(super) struct Builder<'a> {
@@ -69,7 +69,8 @@ impl<'a> Builder<'a> {
             .max_by_key(|source| self.functions[*source as usize]);
         self.report.source = most.unwrap_or_default();
         let base = self.rows.base();
-        let packed = self.rows.pack();
+        let (rows, deadline) = (self.rows, self.deadline);
+        let packed = rows.pack(|| check_time(deadline, &self.limits))?;
         self.report.rows = packed.rows;
         self.report.crowded_pages = packed.crowded;
         Ok(Table {
@@ -179,10 +180,14 @@ impl Builder<'_> {
 
     /// Fails where the thread has had its time.
     pub(super) fn check_time(&self) -> Result<(), BuildError> {
-        match cpu_time() > self.deadline {
-            true => Err(BuildError::TooSlow(self.limits.time)),
-            false => Ok(()),
-        }
+        check_time(self.deadline, &self.limits)
+    }
+}
+
+fn check_time(deadline: Duration, limits: &BuildLimits) -> Result<(), BuildError> {
+    match cpu_time() > deadline {
+        true => Err(BuildError::TooSlow(limits.time)),
+        false => Ok(()),
     }
 }
 

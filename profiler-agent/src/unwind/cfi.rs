@@ -59,6 +59,8 @@ pub(super) struct Reader<'b, 'a> {
     format: Format,
     section: Place,
     bases: BaseAddresses,
+    /// Where the section ends is known from nothing else.
+    ends_at_terminator: bool,
     program: Program,
     common: HashMap<u64, Vec<u8>>,
     /// The section of two entries.
@@ -75,6 +77,7 @@ impl<'b, 'a> Reader<'b, 'a> {
             bases: BaseAddresses::default()
                 .set_text(address(".text"))
                 .set_got(address(".got")),
+            ends_at_terminator: image.section(".eh_frame").is_none(),
             program: Program::new(Registers::of(image.machine)),
             builder,
             format,
@@ -95,7 +98,10 @@ impl<'b, 'a> Reader<'b, 'a> {
                 self.builder.check_time()?;
             }
             let Some(entry) = self.entry(offset, head) else {
-                // A terminator: what a linker put behind it is still used.
+                if self.ends_at_terminator {
+                    break;
+                }
+                // What a linker put behind it is still used.
                 offset += 4;
                 continue;
             };

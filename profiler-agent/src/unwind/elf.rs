@@ -4,12 +4,14 @@
 //!
 //! Format: System V gABI, chapters 4 and 5, and elf.h.
 
+mod build_id;
 mod contents;
+mod read_at;
 mod symbols;
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::io;
 
-pub use self::{contents::ContentsError, symbols::Symbol};
+pub use self::{contents::ContentsError, read_at::ReadAt, symbols::Symbol};
 
 /// Most program headers: what the kernel executes has at most 64 KiB of them.
 const MAX_SEGMENTS: u64 = 1170;
@@ -23,85 +25,9 @@ const MAX_NAMES: u64 = 1 << 20;
 /// Longest section name that is kept.
 const MAX_NAME: usize = 128;
 
-/// Longest build-id: twice what any linker makes.
-const MAX_BUILD_ID: usize = 64;
-
-/// Most bytes of one note segment that are looked through.
-const MAX_NOTES: u64 = 64 << 10;
-
 /// Largest page of a supported machine (aarch64): a mapping begins at most this
 /// much before the segment it is for.
 const MAX_PAGE: u64 = 64 << 10;
-
-/// Bytes that can be read at any place, by any thread.
-pub trait ReadAt {
-    /// Reads some bytes at `offset` and says how many; 0 at the end.
-    ///
-    /// # Errors
-    /// Fails where the system does.
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-
-    /// Bytes there are.
-    fn len(&self) -> u64;
-
-    /// Whether there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Fills `buffer` from `offset` on.
-    ///
-    /// # Errors
-    /// Fails where the system does, and with `UnexpectedEof` where the bytes end before.
-    fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
-        while !buffer.is_empty() {
-            match self.read_at(buffer, offset) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => {
-                    buffer = buffer.get_mut(read..).unwrap_or_default();
-                    offset = offset.saturating_add(read as u64);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl ReadAt for File {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        FileExt::read_at(self, buffer, offset)
-    }
-
-    fn len(&self) -> u64 {
-        self.metadata().map_or(0, |metadata| metadata.len())
-    }
-}
-
-impl ReadAt for [u8] {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        let there = self.get(from..).unwrap_or_default();
-        let count = there.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&there[..count]);
-        Ok(count)
-    }
-
-    fn len(&self) -> u64 {
-        <[u8]>::len(self) as u64
-    }
-}
-
-impl ReadAt for Vec<u8> {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.as_slice().read_at(buffer, offset)
-    }
-
-    fn len(&self) -> u64 {
-        self.as_slice().len() as u64
-    }
-}
 
 /// Why a file is not read as ELF.
 #[derive(Debug, thiserror::Error)]
@@ -376,16 +302,6 @@ impl ElfImage {
             size: segment.end() - address,
         })
     }
-
-    /// The GNU build-id; empty where there is none.
-    pub fn build_id(&self, file: &dyn ReadAt) -> Vec<u8> {
-        let id = self.notes.iter().find_map(|place| {
-            let mut notes = vec![0; place.size.min(MAX_NOTES) as usize];
-            file.read_exact_at(&mut notes, place.offset).ok()?;
-            build_id_note(&notes).map(<[u8]>::to_vec)
-        });
-        id.unwrap_or_default()
-    }
 }
 
 impl From<&Section> for Place {
@@ -455,24 +371,6 @@ fn name_at(names: &[u8], at: usize) -> String {
     let end = bytes.iter().take(MAX_NAME).position(|byte| *byte == 0);
     let name = &bytes[..end.unwrap_or(bytes.len().min(MAX_NAME))];
     String::from_utf8_lossy(name).into_owned()
-}
-
-/// Finds `NT_GNU_BUILD_ID` in ELF notes: name size, description size, type,
-/// name, description, each padded to 4 bytes.
-fn build_id_note(mut notes: &[u8]) -> Option<&[u8]> {
-    const NT_GNU_BUILD_ID: u32 = 3;
-    const HEADER: usize = 12;
-    while notes.len() >= HEADER {
-        let (name_size, size) = (u32_at(notes, 0) as usize, u32_at(notes, 4) as usize);
-        let start = HEADER.checked_add(name_size.checked_next_multiple_of(4)?)?;
-        let end = start.checked_add(size)?;
-        let is_build_id = u32_at(notes, 8) == NT_GNU_BUILD_ID;
-        if is_build_id && notes.get(HEADER..HEADER + name_size)? == b"GNU\0" {
-            return notes.get(start..end).filter(|id| id.len() <= MAX_BUILD_ID);
-        }
-        notes = notes.get(end.checked_next_multiple_of(4)?..)?;
-    }
-    None
 }
 
 /// The number at a place; 0 where the bytes end before.

@@ -241,8 +241,9 @@ impl Rows {
         Ok(())
     }
 
-    /// Pages as the kernel programs read them.
-    pub(super) fn pack(mut self) -> Packed {
+    /// Pages as the kernel programs read them. `go_on` is asked now and then,
+    /// because one that has to be put in order takes a fraction of a millisecond.
+    pub(super) fn pack<E>(mut self, mut go_on: impl FnMut() -> Result<(), E>) -> Result<Packed, E> {
         let mut packed = Packed {
             pages: Vec::with_capacity(self.pages.len()),
             rows: 0,
@@ -257,6 +258,7 @@ impl Rows {
             let (mine, others) = strays.split_at(count);
             strays = others;
             if !mine.is_empty() {
+                go_on()?;
                 canvas.clear();
                 canvas.paint(&rows, page.end);
                 for stray in mine {
@@ -278,7 +280,7 @@ impl Rows {
             packed.rows += rows.len() as u64;
             packed.pages.push(Some(pack_page(&rows)));
         }
-        packed
+        Ok(packed)
     }
 }
 

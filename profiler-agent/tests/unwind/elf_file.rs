@@ -27,6 +27,7 @@ pub(crate) struct ElfFile {
     code: Vec<u8>,
     code_sections: Vec<(&'static str, u64, u64)>,
     parts: Vec<Part>,
+    has_sections: bool,
 }
 
 impl ElfFile {
@@ -37,6 +38,7 @@ impl ElfFile {
             code: vec![0x90; 0x1000],
             code_sections: Vec::new(),
             parts: Vec::new(),
+            has_sections: true,
         }
     }
 
@@ -50,6 +52,12 @@ impl ElfFile {
     /// How much code there is.
     pub(crate) fn size(mut self, size: usize) -> Self {
         self.code.resize(size, 0x90);
+        self
+    }
+
+    /// Without section headers.
+    pub(crate) fn without_sections(mut self) -> Self {
+        self.has_sections = false;
         self
     }
 
@@ -128,14 +136,17 @@ impl ElfFile {
             let offset = CODE_OFFSET as u64 + address - CODE;
             sections.push([name_of(name), 1, 6, *address, offset, *size, 0, 0, 16, 0]);
         }
-        let mut loads = vec![(5, CODE_OFFSET, CODE, self.code.len())];
+        let mut loads = vec![(1, 5, CODE_OFFSET, CODE, self.code.len())];
         let mut bytes = vec![0; CODE_OFFSET];
         bytes.append(&mut self.code);
         for part in &self.parts {
             bytes.resize(bytes.len().next_multiple_of(16), 0);
             let (offset, size) = (bytes.len(), part.bytes.len());
             if part.address != 0 {
-                loads.push((4, offset, part.address, size));
+                loads.push((1, 4, offset, part.address, size));
+            }
+            if part.name == ".eh_frame_hdr" {
+                loads.push((0x6474_e550, 4, offset, part.address, size));
             }
             sections.push([
                 name_of(part.name),
@@ -168,22 +179,31 @@ impl ElfFile {
         bytes: &mut [u8],
         section_headers: u64,
         sections: usize,
-        loads: &[(u32, usize, u64, usize)],
+        segments: &[(u32, u32, usize, u64, usize)],
     ) {
         let mut header = b"\x7fELF\x02\x01\x01".to_vec();
         header.resize(16, 0);
         header.extend([3, 0]);
         header.extend(self.machine.to_le_bytes());
         header.extend(1_u32.to_le_bytes());
+        let section_headers = if self.has_sections {
+            section_headers
+        } else {
+            0
+        };
         for number in [self.entry, 64, section_headers] {
             header.extend(number.to_le_bytes());
         }
         header.extend([0; 4]);
-        for number in [64, 56, loads.len(), 64, sections, sections - 1] {
+        let (sections, names) = match self.has_sections {
+            true => (sections, sections - 1),
+            false => (0, 0),
+        };
+        for number in [64, 56, segments.len(), 64, sections, names] {
             header.extend((number as u16).to_le_bytes());
         }
-        for (flags, offset, address, size) in loads {
-            header.extend(1_u32.to_le_bytes());
+        for (kind, flags, offset, address, size) in segments {
+            header.extend(kind.to_le_bytes());
             header.extend(flags.to_le_bytes());
             for number in [*offset as u64, *address, *address] {
                 header.extend(number.to_le_bytes());

@@ -95,6 +95,52 @@ fn what_is_behind_a_terminator_counts() {
 }
 
 #[test]
+fn eh_frame_is_found_without_section_headers() {
+    let mut bytes = Frames::x86_64().function(CODE, 8, &[]).bytes;
+    bytes.extend([0; 4]);
+    // Behind the end comes something else.
+    bytes.extend(Frames::x86_64().function(CODE + 0x20, 8, &[]).bytes);
+    // DW_EH_PE_pcrel | DW_EH_PE_sdata4, from behind the first 4 bytes.
+    let mut header = vec![1, 0x1b, 3, 0x3b];
+    header.extend((-0x1_0000_i32 - 4).to_le_bytes());
+    let file = ElfFile::x86_64()
+        .data(".eh_frame", bytes)
+        .data(".eh_frame_hdr", header)
+        .without_sections();
+    assert_eq!(rows(&file.build()), ["200000: sp+8, fp same", "200008: -"]);
+}
+
+#[test]
+fn symbols_are_found_in_large_tables() {
+    // Strings and symbols of some windows each.
+    let names: Vec<String> = (0..20_000)
+        .map(|index| format!("other_name_{index:020}"))
+        .collect();
+    let mut symbols: Vec<(&str, u64, u64)> = names.iter().map(|name| (&**name, CODE, 1)).collect();
+    symbols[13_000].0 = "wanted";
+    symbols[13_000].1 = CODE + 8;
+    symbols[19_000].0 = "wanted.cold";
+    symbols[19_001].0 = "unwanted";
+    let file = ElfFile::x86_64().symbols(&symbols).build();
+    let image = ElfImage::read(&file).unwrap();
+    let found = image.symbols_with_prefix(&file, "wanted");
+    let found: Vec<_> = found
+        .iter()
+        .map(|s| (&*s.name, s.address, s.size))
+        .collect();
+    assert_eq!(found, [("wanted.cold", CODE, 1), ("wanted", CODE + 8, 1)]);
+}
+
+#[test]
+fn the_build_id_of_this_program() {
+    let path = std::env::current_exe().unwrap();
+    let expected = blazesym::helper::read_elf_build_id(&path).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    let id = ElfImage::read(&file).unwrap().build_id(&file);
+    assert_eq!(id, expected.unwrap().into_owned());
+}
+
+#[test]
 fn entries_of_64_bit_dwarf() {
     let short = Frames::x86_64().function(CODE, 8, &[]).bytes;
     let mut long = Vec::new();

@@ -4,6 +4,9 @@ use std::io::{self, Read};
 
 use super::{ElfImage, ReadAt, Section, u32_at, u64_at};
 
+/// Largest window of zstd, as a power of two: 8 MiB, what its levels up to 19 use.
+const MAX_WINDOW_LOG: u32 = 23;
+
 /// Why a section's contents are not to be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ContentsError {
@@ -55,14 +58,18 @@ fn decompress(bytes: &[u8], section: &Section, limit: u64) -> Result<Vec<u8>, Co
         return Err(ContentsError::TooLarge(section.name.clone(), limit));
     }
     let data = bytes.get(HEADER..).unwrap_or_default();
-    let mut contents = Vec::new();
+    let mut contents = Vec::with_capacity(size as usize);
     // What comes out is believed no more than what the header says of it.
     match u32_at(bytes, 0) {
         ELFCOMPRESS_ZLIB => flate2::read::ZlibDecoder::new(data)
             .take(size)
             .read_to_end(&mut contents),
-        ELFCOMPRESS_ZSTD => zstd::stream::read::Decoder::with_buffer(data)
-            .and_then(|decoder| decoder.take(size).read_to_end(&mut contents)),
+        ELFCOMPRESS_ZSTD => {
+            zstd::stream::read::Decoder::with_buffer(data).and_then(|mut decoder| {
+                decoder.window_log_max(MAX_WINDOW_LOG)?;
+                decoder.take(size).read_to_end(&mut contents)
+            })
+        }
         other => return Err(ContentsError::Compression(section.name.clone(), other)),
     }
     .map_err(failed)?;

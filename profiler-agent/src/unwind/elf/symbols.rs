@@ -14,6 +14,13 @@ const SYMBOL: usize = 24;
 /// symbols that are found.
 const MAX_FOUND: usize = 64;
 
+/// Symbol tables that are looked through: a file has `.symtab` and `.dynsym`.
+const MAX_TABLES: usize = 2;
+
+/// Most bytes of a table that are looked through: twice what the largest
+/// browsers have with all their symbols.
+const MAX_TABLE: u64 = 1 << 30;
+
 /// Longest name of a symbol that is kept.
 const MAX_NAME: usize = 256;
 
@@ -35,10 +42,9 @@ impl ElfImage {
         const SHT_SYMTAB: u32 = 2;
         const SHT_DYNSYM: u32 = 11;
         let mut found = Vec::new();
-        for table in &self.sections {
-            if !matches!(table.kind, SHT_SYMTAB | SHT_DYNSYM) {
-                continue;
-            }
+        let tables = self.sections.iter();
+        let tables = tables.filter(|section| matches!(section.kind, SHT_SYMTAB | SHT_DYNSYM));
+        for table in tables.take(MAX_TABLES) {
             if let Some(names) = self.sections.get(table.link as usize) {
                 let names = find_names(file, names, prefix);
                 find_symbols(file, table, &names, &mut found);
@@ -113,10 +119,11 @@ fn for_windows(
     mut see: impl FnMut(u64, &[u8], usize),
 ) {
     let step = WINDOW - WINDOW % SYMBOL;
+    let size = section.size.min(MAX_TABLE);
     let mut buffer = vec![0; step + overlap];
     let mut at = 0;
-    while at < section.size {
-        let left = section.size - at;
+    while at < size {
+        let left = size - at;
         let bytes = &mut buffer[..left.min((step + overlap) as u64) as usize];
         let from = section.offset.saturating_add(at);
         if file.read_exact_at(bytes, from).is_err() {

@@ -71,10 +71,15 @@ fn compare(lab: &Lab, work: &Work) -> Result<()> {
 }
 
 /// The program's own functions by name. What is outside of it, one word for each stretch: libc's functions have several
-/// names each, and which of them a tool shows is its choice.
+/// names each, and which of them a tool shows is its choice; so is whether it shows what was inlined in Rust's library.
 fn comparable(frames: &[Frame], program: &str) -> Vec<String> {
+    const LIBRARY: [&str; 4] = ["std::", "core::", "alloc::", "<"];
+    let is_own = |frame: &Frame| {
+        let mut library = LIBRARY.iter();
+        frame.module == program && !library.any(|begin| frame.function.starts_with(begin))
+    };
     let name = |frame: &Frame| {
-        if frame.module == program {
+        if is_own(frame) {
             frame.to_string()
         } else {
             "(outside)".to_owned()

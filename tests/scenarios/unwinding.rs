@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use profiler_proto::{Event, StackEnd};
+use profiler_proto::{Event, StackEnd, UnwindMethod};
 use profiler_tests::catalogue::{self, Work, available};
 use profiler_tests::measure::{Measured, by_agent};
 use profiler_tests::score::Score;
@@ -19,6 +19,8 @@ const CLEAN: f64 = 97.0;
 const WRONG: f64 = 0.3;
 /// Percent of the samples that the CPU time lets expect; a busy virtual machine skips ticks.
 const TAKEN: f64 = 85.0;
+/// Percent of the samples that are walked by tables, once they are there; copies are for new processes.
+const BY_TABLES: f64 = 80.0;
 /// Points that a chain's share of the samples may be off.
 const SHARES: f64 = 8.0;
 
@@ -28,12 +30,21 @@ pub(crate) fn c_and_libc(lab: &Lab) -> Result<()> {
         catalogue::deep(123, Build::Frameless),
         catalogue::callbacks(Build::Frameless),
     ];
-    check(lab, works)
+    for one in check(lab, works)? {
+        let percent = one.walked_percent(UnwindMethod::Tables);
+        ensure!(
+            percent >= BY_TABLES,
+            "{}: {percent:.1} % by tables",
+            one.name
+        );
+    }
+    Ok(())
 }
 
 pub(crate) fn recursion(lab: &Lab) -> Result<()> {
     let deep = |levels| catalogue::deep(levels, Build::Frameless);
-    check(lab, vec![deep(200), deep(490)])
+    check(lab, vec![deep(200), deep(490)])?;
+    Ok(())
 }
 
 /// Deeper than what is kept: said to be cut, and right as far as it goes.
@@ -55,15 +66,18 @@ pub(crate) fn too_deep_is_cut(lab: &Lab) -> Result<()> {
 }
 
 pub(crate) fn threads(lab: &Lab) -> Result<()> {
-    check(lab, vec![catalogue::threads()])
+    check(lab, vec![catalogue::threads()])?;
+    Ok(())
 }
 
 pub(crate) fn cpp_and_rust(lab: &Lab) -> Result<()> {
-    check(lab, vec![catalogue::objects(), catalogue::rusty()])
+    check(lab, vec![catalogue::objects(), catalogue::rusty()])?;
+    Ok(())
 }
 
 pub(crate) fn odd_frames(lab: &Lab) -> Result<()> {
-    check(lab, vec![catalogue::odd(), catalogue::interrupted()])
+    check(lab, vec![catalogue::odd(), catalogue::interrupted()])?;
+    Ok(())
 }
 
 pub(crate) fn linkage_tables(lab: &Lab) -> Result<()> {
@@ -74,7 +88,8 @@ pub(crate) fn linkage_tables(lab: &Lab) -> Result<()> {
         Build::Gold,
         Build::Lld,
     ];
-    check(lab, builds.map(catalogue::plt).to_vec())
+    check(lab, builds.map(catalogue::plt).to_vec())?;
+    Ok(())
 }
 
 pub(crate) fn every_kind_of_file(lab: &Lab) -> Result<()> {
@@ -88,27 +103,32 @@ pub(crate) fn every_kind_of_file(lab: &Lab) -> Result<()> {
         Build::DebugFrame,
         Build::Musl,
     ];
-    check(lab, builds.map(|build| catalogue::deep(25, build)).to_vec())
+    check(lab, builds.map(|build| catalogue::deep(25, build)).to_vec())?;
+    Ok(())
 }
 
 pub(crate) fn code_made_at_run_time(lab: &Lab) -> Result<()> {
-    check(lab, vec![catalogue::jit()])
+    check(lab, vec![catalogue::jit()])?;
+    Ok(())
 }
 
 pub(crate) fn go(lab: &Lab) -> Result<()> {
-    check(lab, vec![catalogue::gopher()])
+    check(lab, vec![catalogue::gopher()])?;
+    Ok(())
 }
 
 pub(crate) fn processes_of_two_milliseconds(lab: &Lab) -> Result<()> {
-    check(lab, vec![catalogue::fork_storm(100)])
+    check(lab, vec![catalogue::fork_storm(100)])?;
+    Ok(())
 }
 
 pub(crate) fn many_different_stacks(lab: &Lab) -> Result<()> {
-    check(lab, vec![catalogue::many_stacks(200)])
+    check(lab, vec![catalogue::many_stacks(200)])?;
+    Ok(())
 }
 
 /// Those that this machine can compile, all at once.
-fn check(lab: &Lab, works: Vec<Work>) -> Result<()> {
+fn check(lab: &Lab, works: Vec<Work>) -> Result<Vec<Measured>> {
     let works = available(lab, works)?;
     if works.is_empty() {
         return Err(skip("no compiler for it"));
@@ -120,7 +140,7 @@ fn check(lab: &Lab, works: Vec<Work>) -> Result<()> {
     }
     let failures: Vec<_> = measured.iter().filter_map(failure).collect();
     ensure!(failures.is_empty(), "{}", failures.join("; "));
-    Ok(())
+    Ok(measured)
 }
 
 fn failure(one: &Measured) -> Option<String> {

@@ -9,7 +9,7 @@ use profiler_proto::{Event, StackEnd, UnwindMethod};
 use crate::catalogue::Work;
 use crate::perf::{self, PerfTarget};
 use crate::score::{Observed, Score};
-use crate::{Agent, Lab, Reading, Truth, Window, Workload, run};
+use crate::{Agent, Lab, Reading, Stack, Truth, Window, Workload, run};
 
 /// What a profiler made of a workload.
 #[derive(Clone, Debug)]
@@ -59,11 +59,18 @@ impl Measured {
         100.0 * self.taken as f64 / self.expected_samples.max(1.0)
     }
 
+    /// Percent of the samples that were walked so.
+    pub fn walked_percent(&self, method: UnwindMethod) -> f64 {
+        let walked = self.methods.get(&method).copied().unwrap_or(0);
+        self.score.all.percent(walked)
+    }
+
     /// One line of figures, then what is not clean.
     pub fn report(&self) -> String {
         let all = &self.score.all;
         let mut text = format!(
-            "{:<24} {:>6} samples ({:5.1} %): root {:6.2} %, chain {:6.2} %, clean {:6.2} %, wrong {}, shares within {:.1}",
+            "{:<24} {:>6} samples ({:5.1} %): root {:6.2} %, chain {:6.2} %, clean {:6.2} %, wrong {}, shares within {:.1}, \
+             by tables {:.1} %",
             self.name,
             self.taken,
             self.taken_percent(),
@@ -72,6 +79,7 @@ impl Measured {
             all.percent(all.clean),
             all.wrong,
             self.share_error,
+            self.walked_percent(UnwindMethod::Tables),
         );
         for (leaf, tally) in &self.score.chains {
             if tally.clean < tally.samples {
@@ -125,7 +133,9 @@ pub fn by_agent(
         let truth = workload.finish()?;
         let of_work = |comm: &str, of: u32| is_of(work, pid, comm, of);
         let stacks = reading.walked(Event::Cpu, |who| {
-            of_work(&who.comm, who.pid) && work.children.is_none_or(|comm| who.comm == comm)
+            of_work(&who.comm, who.pid)
+                && work.children.is_none_or(|comm| who.comm == comm)
+                && !is_in_exec(who)
         })?;
         let samples: Vec<_> = stacks.iter().map(|one| one.observed.clone()).collect();
         let mut one = Measured::new(work, &truth, reading.window, hertz, &samples);
@@ -178,6 +188,12 @@ fn is_of(work: &Work, workload: u32, comm: &str, pid: u32) -> bool {
         Some(child) => comm == child || (pid != workload && comm == work.source()),
         None => pid == workload,
     }
+}
+
+/// In the midst of `execve` a process has a new memory, and registers that belong to the old one: no user part.
+fn is_in_exec(stack: &Stack) -> bool {
+    let mut kernel = stack.kernel.iter();
+    stack.user.is_empty() && kernel.any(|function| function.contains("execve"))
 }
 
 fn start(lab: &Lab, works: &[Work]) -> Result<Vec<Workload>> {

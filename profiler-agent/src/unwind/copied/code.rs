@@ -8,7 +8,7 @@ use crate::unwind::elf::{ElfImage, Machine, ReadAt, Section};
 const START_BYTES: u64 = 64;
 
 /// Longest pattern of instructions.
-const CODE_BYTES: usize = 11;
+const CODE_BYTES: usize = 13;
 
 /// What an address is known for, other than by call frame information.
 pub(super) fn known(image: &ElfImage, file: &dyn ReadAt, address: u64) -> Option<Step> {
@@ -22,8 +22,10 @@ pub(super) fn known(image: &ElfImage, file: &dyn ReadAt, address: u64) -> Option
     {
         return Some(Step::SignalReturn);
     }
-    if starts_coroutine(image, file, address.wrapping_add(1)) || starts_thread(image, file, address)
-    {
+    let is_end = starts_coroutine(image, file, address.wrapping_add(1))
+        || starts_thread(image, file, address)
+        || exits_with(image, file, address);
+    if is_end {
         return Some(Step::End);
     }
     if clones(image, file, address) {
@@ -117,6 +119,30 @@ fn starts_thread(image: &ElfImage, file: &dyn ReadAt, address: u64) -> bool {
     const X86_64: &[u8] = &[0x31, 0xed, 0x5f, 0x41, 0xff, 0xd1];
     let first = address.wrapping_sub(X86_64.len() as u64 - 1);
     image.machine == Machine::X86_64 && code_at(image, file, first).starts_with(X86_64)
+}
+
+/// Whether the code at an address calls a function through a pointer, and then
+/// with its result one that does not return, so that only padding
+/// follows: `exit(main())` in musl's `__libc_start_main`, of which nothing tells.
+fn exits_with(image: &ElfImage, file: &dyn ReadAt, address: u64) -> bool {
+    /// No operation, of several lengths, as the assembler pads.
+    const PADDING: [&[u8]; 5] = [
+        &[0x66, 0x2e, 0x0f, 0x1f],
+        &[0x66, 0x66, 0x2e, 0x0f],
+        &[0x66, 0x0f, 0x1f],
+        &[0x0f, 0x1f],
+        &[0x66, 0x90],
+    ];
+    if image.machine != Machine::X86_64 {
+        return false;
+    }
+    // `call *%reg; mov %eax, %edi; call`: the call's last byte is looked up.
+    match code_at(image, file, address.wrapping_sub(1)) {
+        [0xff, 0xd0..=0xd7, 0x89, 0xc7, 0xe8, _, _, _, _, after @ ..] => {
+            PADDING.iter().any(|padding| after.starts_with(padding))
+        }
+        _ => false,
+    }
 }
 
 /// The first bytes of code at an address; none where there is no code.

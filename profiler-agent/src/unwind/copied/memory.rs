@@ -1,5 +1,7 @@
 //! The copied part of a stack.
 
+use profiler_abi::STACK_COPY_BYTES;
+
 use super::Stop;
 
 /// Bytes of a stack and where they were.
@@ -15,15 +17,16 @@ impl Memory<'_> {
     /// The word at an address.
     ///
     /// # Errors
-    /// [`Stop::Cut`] beyond the end, where a longer copy might have had it,
-    /// else [`Stop::Unreadable`].
+    /// [`Stop::Cut`] beyond the end of a copy that is as long as any, which a
+    /// longer one might have had, else [`Stop::Unreadable`].
     pub(super) fn word(&self, address: u64) -> Result<u64, Stop> {
         self.number(address, 8)
     }
 
     /// The little-endian number of `size` bytes, 8 at most.
     pub(super) fn number(&self, address: u64, size: usize) -> Result<u64, Stop> {
-        let outside = || match address >= self.start {
+        let is_full = self.bytes.len() >= STACK_COPY_BYTES;
+        let outside = || match address >= self.start && is_full {
             true => Stop::Cut,
             false => Stop::Unreadable,
         };

@@ -338,6 +338,50 @@ fn code_that_ends_a_signal_handler() {
 }
 
 #[test]
+fn code_that_is_known_by_its_bytes() {
+    const COROUTINE: &[u8] = &[
+        0x48, 0x89, 0xdc, 0x48, 0x8b, 0x3c, 0x24, 0x48, 0x85, 0xff, 0x74, 0x08,
+    ];
+    const THREAD: &[u8] = &[0x31, 0xed, 0x5f, 0x41, 0xff, 0xd1];
+    const MAIN: &[u8] = &[
+        0xff, 0xd3, 0x89, 0xc7, 0xe8, 1, 2, 3, 4, 0x66, 0x2e, 0x0f, 0x1f,
+    ];
+    let walk = |code: &[u8], returns_to: u64| {
+        let file = Image::new(Machine::X86_64, CALLED)
+            .function(0, 0x100, &[])
+            .code(0x800, code)
+            .build();
+        Stack::at(CODE, &[CODE + 0x800 + returns_to, 3])
+            .walk(&file)
+            .end
+    };
+    assert_eq!(walk(COROUTINE, 0), stack_end::WHOLE);
+    assert_eq!(walk(THREAD, 6), stack_end::WHOLE);
+    assert_eq!(walk(MAIN, 2), stack_end::WHOLE);
+    // One byte is another one.
+    for (code, returns_to) in [(COROUTINE, 0), (THREAD, 6), (MAIN, 2)] {
+        let mut other = code.to_vec();
+        other[1] ^= 0x10;
+        assert_eq!(walk(&other, returns_to), stack_end::FRAME_POINTERS);
+    }
+}
+
+#[test]
+fn code_that_makes_a_thread() {
+    const CLONE: &[u8] = &[0x0f, 0x05, 0x48, 0x85, 0xc0];
+    const RAX: u8 = 0;
+    let file = Image::new(Machine::X86_64, CALLED)
+        .function(0x200, 0x100, FIRST)
+        .code(0x800, CLONE)
+        .build();
+    let stack = Stack::at(CODE + 0x802, &[CODE + 0x210]);
+    assert_eq!(stack.walk(&file), whole(&[CODE + 0x802]));
+    let parent = stack.with(RAX, 1234);
+    let expected = whole(&[CODE + 0x802, CODE + 0x210]);
+    assert_eq!(parent.walk(&file), expected);
+}
+
+#[test]
 fn linkage_tables_without_rules() {
     let file = Image::new(Machine::X86_64, CALLED)
         .function(0x200, 0x100, FIRST)

@@ -56,7 +56,7 @@ pub(crate) fn capture(ctx: *mut c_void, origin: Origin, kind: Scratch, task: Tas
     let Some(record) = scratch(slot) else {
         return ids;
     };
-    if task.is_kernel_thread() {
+    if task.is_kernel_thread() || !task.has_memory() {
         ids.user_end = stack_end::NONE;
     } else {
         capture_user(ctx, origin, slot, record, task, &mut ids);

@@ -120,6 +120,14 @@ impl Task {
         self.read(unsafe { offset!(task_thread_pointer) })
     }
 
+    /// Whether it still has memory: a task that exits gives it up, and its stack
+    /// with it. A kernel thread may borrow some.
+    #[inline(always)]
+    pub(crate) fn has_memory(self) -> bool {
+        // SAFETY: reads a constant.
+        self.read::<u64>(unsafe { offset!(task_mm) }) != 0
+    }
+
     #[inline(always)]
     pub(crate) fn is_kernel_thread(self) -> bool {
         // SAFETY: reads a constant.

@@ -79,6 +79,7 @@ pub fn kernel_offsets(btf: &KernelBtf) -> Result<Offsets, BtfError> {
         task_on_cpu: task("on_cpu")?,
         task_stack: task("stack")?,
         task_thread_pointer: task("thread.fsbase").or_else(|_| task("thread.uw.tp_value"))?,
+        task_mm: task("mm")?,
         task_flags: task("flags")?,
         task_comm: task("comm")?,
         task_group_leader: task("group_leader")?,

@@ -1,6 +1,6 @@
 //! The unwind tables of all binaries: one for each, however many processes of
-//! however many sessions have it mapped. They are built by two threads of low
-//! priority, within a budget of CPU time, into the heap, within a budget of
+//! however many sessions have it mapped. They are built by two threads, within
+//! a budget of CPU time, into the heap, within a budget of
 //! bytes; what exceeds one is refused with a reason and tried again later.
 
 mod cpu_budget;
@@ -32,11 +32,9 @@ use super::{
     table::{self, BuildLimits, Table},
 };
 
-/// Threads that build tables.
+/// Threads that build tables. Of no lower priority than the host's work: until a
+/// table is there every stack in its code is copied, which costs more.
 const THREADS: usize = 2;
-
-/// Added to their niceness: whatever else the host does is more urgent.
-const NICE: i32 = 10;
 
 /// How long a table stays that no process uses.
 const IDLE_TIME: Duration = Duration::from_secs(60);
@@ -189,9 +187,6 @@ impl Registry {
     }
 
     fn run(&self) {
-        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-            tracing::debug!("lower the priority of building tables: {error}");
-        }
         while let Some((slot, binary)) = self.next() {
             let started = thread_cpu_time();
             let built = catch_unwind(AssertUnwindSafe(|| self.build(&binary)))

@@ -19,6 +19,8 @@ pub struct Offsets {
     /// `task_struct.thread`: what the thread pointer was when the task last left
     /// the CPU or set it, `fsbase` (x86-64) or `uw.tp_value` (aarch64).
     pub task_thread_pointer: u64,
+    /// `task_struct.mm`: 0 once the task has given up its memory.
+    pub task_mm: u64,
     /// `task_struct.flags`.
     pub task_flags: u64,
     /// `task_struct.comm`.
@@ -100,6 +102,7 @@ impl Offsets {
         task_on_cpu: 0xffff_001f,
         task_stack: 0xffff_0024,
         task_thread_pointer: 0xffff_0027,
+        task_mm: 0xffff_0028,
         task_flags: 0xffff_0004,
         task_comm: 0xffff_0005,
         task_group_leader: 0xffff_0006,
@@ -135,4 +138,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 38 * 8);
+const _: () = assert!(size_of::<Offsets>() == 39 * 8);

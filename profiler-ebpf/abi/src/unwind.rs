@@ -270,7 +270,7 @@ const _: () = {
     assert!(size_of::<MappingEntry>() == 32);
     assert!(size_of::<TableHead>() == 16);
     assert!(size_of::<PageHead>() == 2 * (GRANULES + 2));
-    assert!(size_of::<PageHead>() % 4 == 0);
+    assert!(size_of::<PageHead>().is_multiple_of(4));
     assert!(size_of::<Row>() == 4);
     assert!(size_of::<Rule>() == 16);
 };

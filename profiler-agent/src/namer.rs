@@ -20,7 +20,7 @@ use crate::{
     kernel_symbols::KernelSymbols,
     mapped_file::{MAX_COPY, MappedFile},
     symbolize::Name,
-    symbols::{shared::Symbols, sources::MAX_COPIED_DEBUG},
+    symbols::{demangle, shared::Symbols, sources::MAX_COPIED_DEBUG},
 };
 
 use self::files::{Files, Shortfall};
@@ -87,6 +87,7 @@ impl Namer {
         let passes_end = Arc::clone(&deadline);
         let thread = thread::Builder::new()
             .name("namer".to_owned())
+            .stack_size(demangle::STACK)
             .spawn(move || Worker::new(symbols, passes_end).run(&batches, &names))?;
         Ok(Self {
             sender,

@@ -11,9 +11,13 @@ pub const MAX_NAME: usize = 1024;
 /// faster than its input, which anybody may have made.
 const MAX_MANGLED: usize = 16 << 10;
 
-/// Depth of nesting up to which C++ names are followed; that of LLVM's own
-/// templates stays below 100.
+/// Depth of nesting up to which C++ names are followed. A template in another
+/// one takes about five.
 const MAX_DEPTH: u32 = 160;
+
+/// Bytes of stack that a thread must have which demangles foreign names: in a
+/// build without optimisation [`MAX_DEPTH`] does not fit into the usual 2 MiB.
+pub const STACK: usize = 16 << 20;
 
 /// The name of a symbol: of Rust by both manglings (without the hash of the
 /// old one), of C++ by the Itanium ABI, all others as they are. At most
@@ -131,6 +135,11 @@ mod tests {
     /// Each substitution doubles what the name says: megabytes, were it not cut.
     #[test]
     fn names_that_explode_are_cut_early() {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        thread.spawn(try_to_explode).unwrap().join().unwrap();
+    }
+
+    fn try_to_explode() {
         let mut symbol = "_Z1fIiE".to_owned();
         symbol.push_str("v1A");
         let doubling: String = (0..30u32)
@@ -150,6 +159,8 @@ mod tests {
         assert!(demangled(&format!("_Z1f1AIiiE{doubling}")).len() <= MAX_NAME + 3);
         let deep = format!("_Z1f{}i", "P".repeat(MAX_MANGLED - 10));
         assert!(demangled(&deep).len() <= MAX_NAME + 3);
+        let templates = format!("_Z1f{}i{}", "1AI".repeat(2000), "E".repeat(2000));
+        assert!(demangled(&templates).len() <= MAX_NAME + 3);
         let nested = format!("_RNvC1a{}", "NvB_1b".repeat(2000));
         assert!(demangled(&nested).len() <= MAX_NAME + 3);
         assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());

@@ -13,20 +13,23 @@ mod reference;
 mod sections;
 
 use profiler_abi::unwind::{Rule, cfa, runtime_kind, saved};
-use profiler_agent::unwind::table::{BuildError, BuildLimits, Table, build};
+use profiler_agent::unwind::{
+    elf::ReadAt,
+    table::{BuildError, BuildLimits, Table, build},
+};
 
 /// The table of a file's bytes.
-fn table(file: &Vec<u8>) -> Table {
+fn table(file: &dyn ReadAt) -> Table {
     try_table(file).unwrap()
 }
 
-fn try_table(file: &Vec<u8>) -> Result<Table, BuildError> {
+fn try_table(file: &dyn ReadAt) -> Result<Table, BuildError> {
     build(file, &BuildLimits::default())
 }
 
 /// All rows as text, but the one before the code and what begins a page and
 /// only goes on.
-fn rows(file: &Vec<u8>) -> Vec<String> {
+fn rows(file: &dyn ReadAt) -> Vec<String> {
     let table = table(file);
     let mut before = "-".to_string();
     let mut lines = Vec::new();

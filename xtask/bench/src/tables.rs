@@ -25,6 +25,9 @@ const PROCESSES: usize = 200;
 const PROGRAMS: usize = 60;
 const FIRST_WHOLE: f64 = 1000.0;
 
+/// After that long there is nothing new to build tables of.
+const TABLES_ARE_BUILT: Duration = Duration::from_secs(20);
+
 pub(crate) fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let mut series = Series::default();
     build_speed(bench, &mut series)?;
@@ -87,7 +90,8 @@ fn memory(bench: &Bench, series: &mut Series) -> Result<()> {
     }
     let agent = Agent::start(&bench.lab, &[])?;
     let capture = bench.capture(&agent, &["-e", "cpu,offcpu", "-F", "99"])?;
-    thread::sleep(bench.pace.agent_window);
+    // Tables are built with low priority, beside 200 processes.
+    thread::sleep(bench.pace.agent_window.max(TABLES_ARE_BUILT));
     let held = agent.holds()?;
     let mut running = 0;
     for process in &mut processes {
@@ -95,7 +99,6 @@ fn memory(bench: &Bench, series: &mut Series) -> Result<()> {
     }
     let reading = capture.end()?;
     let facts = &reading.capture.facts.unwind;
-    let whole = whole_share(&reading.stacks(Event::Cpu)?);
     series
         .add(
             &format!("unwind tables: memory, {PROCESSES} processes of {PROGRAMS} programs"),
@@ -104,12 +107,10 @@ fn memory(bench: &Bench, series: &mut Series) -> Result<()> {
         )
         .at_most(TABLES_MB)
         .note(format!(
-            "{running} of them ran to the end; {} tables in {:.1} s of CPU time, {} refused; {:.1} % of the stacks whole; \
-             {:.0} MB resident",
+            "{running} of them ran to the end; {} tables in {:.1} s of CPU time, {} refused; {:.0} MB resident",
             facts.tables_built,
             facts.build_cpu_ns as f64 / 1e9,
             facts.tables_refused.values().sum::<u64>(),
-            100.0 * whole,
             held.rss_bytes as f64 / 1e6,
         ));
     ensure!(
@@ -117,18 +118,6 @@ fn memory(bench: &Bench, series: &mut Series) -> Result<()> {
         "only {running} of the processes ran"
     );
     Ok(())
-}
-
-fn whole_share(stacks: &[profiler_tests::Stack]) -> f64 {
-    let user = stacks
-        .iter()
-        .filter(|stack| stack.user_end != StackEnd::None);
-    let (mut all, mut whole) = (0, 0);
-    for stack in user {
-        all += stack.count;
-        whole += u64::from(stack.user_end == StackEnd::Whole) * stack.count;
-    }
-    whole as f64 / all.max(1) as f64
 }
 
 /// Programs of this machine, evenly chosen among all that are linked dynamically.

@@ -12,7 +12,7 @@ static volatile uint64_t sink;
 
 __attribute__((noinline)) static void work(void) {
     uint64_t value = sink;
-    for (unsigned i = 0; i < 300000; i++) value = (value ^ (value >> 29)) * 0xbf58476d1ce4e5b9u + i;
+    for (unsigned i = 0; i < 100000; i++) value = (value ^ (value >> 29)) * 0xbf58476d1ce4e5b9u + i;
     sink = value;
 }
 
@@ -20,6 +20,6 @@ __attribute__((constructor)) static void settle(void) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     for (;;) {
         work();
-        nanosleep(&(struct timespec){0, 200000000}, NULL);
+        nanosleep(&(struct timespec){0, 500000000}, NULL);
     }
 }

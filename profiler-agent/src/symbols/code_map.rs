@@ -74,6 +74,13 @@ impl<T: Clone> CodeMap<T> {
         self.ranges.is_empty()
     }
 
+    /// What is there now; of a range that was split, for each part.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.ranges
+            .values()
+            .filter_map(|entry| entry.at.value.as_ref())
+    }
+
     /// Ranges that begin in `addresses`.
     pub fn count_in(&self, addresses: Range<u64>) -> usize {
         match addresses.is_empty() {

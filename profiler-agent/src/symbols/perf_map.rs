@@ -26,8 +26,11 @@ const MAX_BYTES: u64 = 64 << 20;
 /// Most ranges kept of one map, 100 bytes each and their names.
 const MAX_RANGES: usize = 500_000;
 
-/// Most bytes of names taken from one map.
+/// Most bytes of names kept of one map.
 const MAX_NAME_BYTES: usize = 32 << 20;
+
+/// Bytes of names taken after which those are counted again that are still kept.
+const RECOUNT: usize = MAX_NAME_BYTES / 4;
 
 /// Longest name kept. What is longer is cut.
 const MAX_NAME: usize = 1024;
@@ -60,7 +63,9 @@ pub struct Skipped {
 #[derive(Debug)]
 pub struct PerfMap {
     names: CodeMap<Arc<str>>,
-    name_bytes: usize,
+    /// Of names when they were last counted, and of those taken since.
+    counted_bytes: usize,
+    new_bytes: usize,
     /// Begin of a line whose end has not come.
     line: Vec<u8>,
     line_is_cut: bool,
@@ -71,7 +76,8 @@ impl Default for PerfMap {
     fn default() -> Self {
         Self {
             names: CodeMap::newest(MAX_RANGES),
-            name_bytes: 0,
+            counted_bytes: 0,
+            new_bytes: 0,
             line: Vec::new(),
             line_is_cut: false,
             skipped: Skipped::default(),
@@ -110,13 +116,23 @@ impl PerfMap {
         let is_long = name.len() > MAX_NAME;
         let name = String::from_utf8_lossy(&name[..name.len().min(MAX_NAME)]);
         self.skipped.cut += u64::from(is_long || was_cut);
-        let bytes = self.name_bytes + name.len();
+        let bytes = name.len();
         let range = start..start.saturating_add(size);
-        if bytes > MAX_NAME_BYTES || self.names.insert(range, 0, Some(name.into())).is_err() {
+        if self.has_room(bytes) && self.names.insert(range, 0, Some(name.into())).is_ok() {
+            self.new_bytes += bytes;
+        } else {
             self.skipped.full += 1;
-            return;
         }
-        self.name_bytes = bytes;
+    }
+
+    /// Whether there is room for a name. Names of code that is gone make some.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let is_full = |map: &Self| map.counted_bytes + map.new_bytes + bytes > MAX_NAME_BYTES;
+        if is_full(self) && self.new_bytes >= RECOUNT {
+            self.counted_bytes = self.names.values().map(|name| name.len()).sum();
+            self.new_bytes = 0;
+        }
+        !is_full(self)
     }
 
     /// The function that holds `address`.
@@ -145,7 +161,7 @@ impl PerfMap {
 
     /// Memory it takes, about.
     pub fn bytes(&self) -> usize {
-        self.name_bytes + self.names.bytes()
+        self.counted_bytes + self.new_bytes + self.names.bytes()
     }
 
     /// What was not taken.
@@ -327,6 +343,20 @@ mod tests {
         assert!(name(&map, 0x10).unwrap().len() < MAX_NAME + 10);
         assert_eq!(name(&map, 0x20).as_deref(), Some("next"));
         assert_eq!((map.skipped().cut, map.skipped().malformed), (1, 0));
+    }
+
+    #[test]
+    fn names_of_code_that_is_gone_make_room() {
+        let mut map = PerfMap::default();
+        let long = "x".repeat(1000);
+        let lines = 2 * MAX_NAME_BYTES / long.len();
+        for entry in 0..lines {
+            map.push(format!("{:x} 10 {long}{entry}\n", entry % 1000 * 16).as_bytes());
+        }
+        assert_eq!(map.skipped().full, 0);
+        let last = name(&map, ((lines - 1) % 1000 * 16) as u64).unwrap();
+        assert!(last.ends_with(&format!("x{}", lines - 1)));
+        assert!(map.bytes() <= MAX_NAME_BYTES + (1 << 20));
     }
 
     #[test]

@@ -449,7 +449,7 @@ pub fn kernel_build_id() -> Vec<u8> {
 
 /// Finds `NT_GNU_BUILD_ID` in ELF notes: name size, description size, type,
 /// name, description, each padded to 4 bytes.
-fn build_id_note(mut notes: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn build_id_note(mut notes: &[u8]) -> Option<Vec<u8>> {
     const NT_GNU_BUILD_ID: u64 = 3;
     loop {
         let name_size = number(notes, 0, 4)? as usize;

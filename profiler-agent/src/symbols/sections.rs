@@ -8,7 +8,7 @@ use std::{
 use memmap2::{Mmap, MmapOptions};
 
 use crate::{
-    mapped_file::MappedFile,
+    mapped_file::{MappedFile, build_id_note},
     unwind::elf::{ContentsError, ElfError, ElfImage, Section},
 };
 
@@ -74,7 +74,16 @@ impl Binary {
 
     /// The GNU build-id; empty where there is none.
     pub fn build_id(&self) -> Vec<u8> {
-        self.image.build_id(self.file.file())
+        /// Most bytes of notes that are looked through.
+        const MAX_NOTES: u64 = 64 << 10;
+        let build_id = self.image.build_id(self.file.file());
+        if !build_id.is_empty() {
+            return build_id;
+        }
+        // What dwz makes has sections only.
+        let notes = self.read(".note.gnu.build-id", MAX_NOTES);
+        let note = notes.ok().and_then(|notes| build_id_note(&notes));
+        note.unwrap_or_default()
     }
 
     /// Addresses of its code.

@@ -418,6 +418,54 @@ int main() { outer::Box<int>().open(1); }
     assert_eq!(inner[1].function, "outer::Box<int>::open(int)");
 }
 
+/// What dwz moves to a file of its own are the functions of headers.
+#[test]
+fn debug_information_may_be_shared_with_other_files() {
+    let Some(bench) = Bench::new() else { return };
+    if Command::new("dwz").arg("--version").output().is_err() {
+        return eprintln!("skipped: there is no dwz");
+    }
+    fs::create_dir_all(bench.path("app")).unwrap();
+    fs::create_dir_all(bench.path("usr/lib/debug/.dwz")).unwrap();
+    let source = r#"
+#include <algorithm>
+#include <map>
+#include <string>
+#include <vector>
+#define MARK asm volatile("1: nop\n.pushsection marks,\"a\"\n.quad 1b\n.popsection")
+int main(int count, char **) {
+    std::map<std::string, int> map;
+    std::vector<int> all;
+    for (int i = 0; i < count; i++) { map[std::to_string(i)]++; all.push_back(i); }
+    std::for_each(all.begin(), all.end(), [](int &i) { MARK; i++; });
+    return all[0] + (int)map.size();
+}
+"#;
+    for name in ["prog", "other"] {
+        fs::write(
+            bench.path("prog.cc"),
+            source.replace("i++;", &format!("i++; /* {name} */")),
+        )
+        .unwrap();
+        bench.run(&format!("g++ -O2 -g -no-pie -o app/{name} prog.cc"));
+    }
+    let before = names(&bench.sources());
+    assert!(before[0].len() >= 3, "{before:?}");
+    assert!(
+        before[0][1].function.starts_with("std::for_each<")
+            || before[0][1].function.contains("for_each"),
+        "{before:?}"
+    );
+    let shared = "usr/lib/debug/.dwz/shared.debug";
+    bench.run(&format!("dwz -m {shared} -M /{shared} app/prog app/other"));
+    let sources = bench.sources();
+    assert!(sources.shared.is_some());
+    assert_eq!(names(&sources), before);
+    fs::remove_file(bench.path(shared)).unwrap();
+    let poorer = names(&bench.sources());
+    assert_eq!(poorer[0].last(), before[0].last());
+}
+
 #[test]
 fn symbols_and_debug_information_complete_each_other() {
     let name = |function: &str, line| Name {

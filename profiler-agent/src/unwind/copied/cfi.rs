@@ -19,6 +19,11 @@ const MAX_ENTRY: usize = 64 << 10;
 /// Most functions of an index. A browser has half as many, and has `.eh_frame_hdr`.
 const MAX_FUNCTIONS: usize = 1 << 19;
 
+/// Most entries of all kinds that an index is made from, and most bytes of
+/// common entries, each counted as often as it is read.
+const MAX_ENTRIES: usize = 2 * MAX_FUNCTIONS;
+const MAX_COMMON_BYTES: usize = 64 << 20;
+
 /// A range of addresses and what is known of it.
 pub(super) struct Found {
     pub start: u64,
@@ -31,12 +36,17 @@ pub(super) struct Found {
 pub(super) struct Work {
     /// Bytes of call frame information to evaluate.
     pub bytes: usize,
+    /// There was more to do than that.
+    pub is_exhausted: bool,
 }
 
 impl Default for Work {
     /// Ten times what a stack of 512 frames needs where nothing is known yet.
     fn default() -> Self {
-        Self { bytes: 1 << 20 }
+        Self {
+            bytes: 1 << 20,
+            is_exhausted: false,
+        }
     }
 }
 
@@ -77,10 +87,14 @@ where
         step: Step::Unsupported,
     };
     let size = entry.entry_len().saturating_add(entry.cie().entry_len());
-    if size > MAX_ENTRY.min(work.bytes) {
+    if size > MAX_ENTRY {
         return Ok((function, Some(unsupported)));
     }
-    work.bytes -= size;
+    let Some(left) = work.bytes.checked_sub(size) else {
+        work.is_exhausted = true;
+        return Ok((function, Some(unsupported)));
+    };
+    work.bytes = left;
     let mut context = UnwindContext::<usize, Storage>::new_in();
     let mut rows = entry.rows(section, bases, &mut context)?;
     while let Some(row) = rows.next_row()? {
@@ -180,7 +194,7 @@ pub(super) struct Index {
 
 impl Index {
     /// Reads the heads of all entries of a section. It ends at the first that
-    /// makes no sense, or at the bound of 524,288 functions. Functions below
+    /// makes no sense, or at a bound: 524,288 functions. Functions below
     /// `base`, the lowest address of code, or 4 GiB above it are left out.
     pub(super) fn build<R, S>(section: &S, bases: &BaseAddresses, base: u64) -> Self
     where
@@ -190,9 +204,12 @@ impl Index {
         let mut functions = Vec::new();
         let mut entries = section.entries(bases);
         let mut last_cie: Option<(usize, CommonInformationEntry<R>)> = None;
-        while let Ok(Some(entry)) = entries.next() {
-            let CieOrFde::Fde(partial) = entry else {
-                continue;
+        let mut common_bytes = 0usize;
+        for _ in 0..MAX_ENTRIES {
+            let partial = match entries.next() {
+                Ok(Some(CieOrFde::Fde(partial))) => partial,
+                Ok(Some(CieOrFde::Cie(_))) => continue,
+                Ok(None) | Err(_) => break,
             };
             let entry = partial.parse(|section, bases, offset| {
                 let at = gimli::UnwindOffset::into(offset);
@@ -200,6 +217,7 @@ impl Index {
                     Some((known, cie)) if *known == at => Ok(cie.clone()),
                     _ => {
                         let cie = section.cie_from_offset(bases, offset)?;
+                        common_bytes = common_bytes.saturating_add(cie.entry_len());
                         last_cie = Some((at, cie.clone()));
                         Ok(cie)
                     }
@@ -213,7 +231,7 @@ impl Index {
             if let (Some(address), Ok(offset)) = (address, u32::try_from(entry.offset())) {
                 functions.push((address, offset));
             }
-            if functions.len() >= MAX_FUNCTIONS {
+            if functions.len() >= MAX_FUNCTIONS || common_bytes > MAX_COMMON_BYTES {
                 break;
             }
         }

@@ -127,6 +127,9 @@ impl FileRules {
             Some(start) => start,
             None => self.find(file, address, work),
         };
+        if work.is_exhausted {
+            return &Step::Unsupported;
+        }
         let Some(row) = self.rows.get_mut(&start) else {
             return &Step::Unknown;
         };
@@ -166,6 +169,10 @@ impl FileRules {
             end: address.saturating_add(1),
             step: Step::Unknown,
         });
+        if work.is_exhausted {
+            // Another stack may have enough left for it.
+            return start;
+        }
         let bytes = |step: &Step| ROW_BYTES + step.bytes();
         self.row_bytes += bytes(&step);
         let row = Row { end, used: 0, step };

@@ -23,6 +23,10 @@ const SLOTS: usize = 16;
 /// asks for more than an expression.
 const MAX_SLICE: usize = 64 << 10;
 
+/// Longest string that is looked for the end of: the only ones are the names of
+/// augmentations, of 8 bytes at most.
+const MAX_STRING: usize = 64;
+
 /// The pages of a file that were read last, each in the slot that its number
 /// selects.
 #[derive(Default)]
@@ -176,7 +180,7 @@ impl Reader for PageReader<'_> {
 
     fn find(&self, byte: u8) -> gimli::Result<usize> {
         let mut rest = self.clone();
-        while rest.len > 0 && self.len - rest.len < MAX_SLICE {
+        while rest.len > 0 && self.len - rest.len < MAX_STRING {
             if rest.read_u8()? == byte {
                 return Ok(self.len - rest.len - 1);
             }

@@ -138,8 +138,13 @@ fn what_was_not_copied() {
         .function(0, 0x100, &[])
         .function(0x100, 0x100, &[op::DEF_CFA, RBX, 8])
         .build();
-    let cut = Stack::at(CODE, &[CODE + 1]).walk(&file);
-    assert_eq!(cut, ended(stack_end::CUT, &[CODE, CODE + 1]));
+    let ends = Stack::at(CODE, &[CODE + 1]).walk(&file);
+    assert_eq!(ends, ended(stack_end::UNREADABLE, &[CODE, CODE + 1]));
+    // No longer copy is taken.
+    let words = [CODE + 0x110; STACK_COPY_BYTES / 8];
+    let cut = Stack::at(CODE, &words).with(RBX, STACK + STACK_COPY_BYTES as u64);
+    let expected = ended(stack_end::CUT, &[CODE, CODE + 0x110]);
+    assert_eq!(cut.walk(&file), expected);
     let below = Stack::at(CODE + 0x100, &[0]).with(RBX, STACK - 64);
     let expected = ended(stack_end::UNREADABLE, &[CODE + 0x100]);
     assert_eq!(below.walk(&file), expected);
@@ -217,7 +222,7 @@ fn frame_pointers_that_lead_nowhere() {
     assert_eq!(walk(in_gap, 12345), stack_end::NO_RULE);
     assert_eq!(walk(in_gap, STACK + 17), stack_end::NO_RULE);
     assert_eq!(walk(in_gap, STACK + 16), stack_end::FRAME_POINTERS);
-    assert_eq!(walk(in_gap, STACK + 0x1000), stack_end::CUT);
+    assert_eq!(walk(in_gap, STACK + 0x1000), stack_end::UNREADABLE);
 }
 
 #[test]
@@ -274,7 +279,7 @@ fn expressions() {
     assert_eq!(walk(&[0xff; 20]), unsupported);
     assert_eq!(
         walk(&[RSP_PLUS, 0xc0, 0, DEREF]),
-        ended(stack_end::CUT, &[CODE])
+        ended(stack_end::UNREADABLE, &[CODE])
     );
 }
 

@@ -47,11 +47,14 @@ pub(super) fn find<'a>(
                 .map(|()| {
                     let is_wanted = add_function(units, unit, &attributes, targets, place);
                     is_wanted.map(|is_wanted| {
-                        holders.push(Holder {
-                            depth,
-                            place,
-                            is_wanted,
-                        })
+                        // No compiler nests as deep as that.
+                        if holders.len() < MAX_LEVELS {
+                            holders.push(Holder {
+                                depth,
+                                place,
+                                is_wanted,
+                            });
+                        }
                     })
                 }),
             constants::DW_TAG_inlined_subroutine

@@ -27,7 +27,7 @@ const MAX_REFERRED: usize = 16;
 const MAX_REFERENCES: usize = 8;
 
 /// Names kept for entries that are referred to. Past that all are dropped.
-const MAX_NAMES: usize = 65_536;
+const MAX_NAMES: usize = 16_384;
 
 /// Where an entry is: in the shared file or not, and where in `.debug_info`.
 type Place = (bool, usize);

@@ -102,7 +102,7 @@ struct MeanSample {
     frames: f64,
 }
 
-/// Workers leave no CPU idle, so that nearly every run takes a sample; what the others take is counted to the samples.
+/// Workers leave no CPU idle, so that nearly every run takes a sample of one; what the others take is counted to these.
 fn sample(
     bench: &Bench,
     _workers: Vec<Workload>,
@@ -110,7 +110,7 @@ fn sample(
     target: Option<f64>,
     series: &mut Series,
 ) -> Result<MeanSample> {
-    let seen = observe(bench, &["-e", "cpu", "-F", "999"])?;
+    let seen = observe(bench, &["-e", "cpu", "-F", "999", "--comm", "deep"])?;
     let ledger = seen.ledger(Event::Cpu)?;
     let per_run = seen.programs.named("cpu_sample").ns_per_run()?;
     let mean = MeanSample {

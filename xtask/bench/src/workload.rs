@@ -1,6 +1,6 @@
 //! Workloads that count what they do.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,7 +30,10 @@ impl Program {
             .join("workloads")
             .join(name)
             .with_extension("c");
-        let binary = into.join(format!("{name}-{walk:?}-{levels}"));
+        // Its name is what captures are asked for.
+        let folder = into.join(format!("{walk:?}-{levels}"));
+        fs::create_dir_all(&folder)?;
+        let binary = folder.join(name);
         let levels = format!("-DLEVELS={levels}");
         match walk {
             Walk::Tables => Build::Frameless.compile(&source, &binary, &[&levels])?,

@@ -122,6 +122,31 @@ fn what_is_not_the_file_is_not_kept() {
     assert_eq!(files(&client), [] as [String; 0]);
 }
 
+/// A server whose certificate this host does not trust.
+#[test]
+fn servers_prove_who_they_are() {
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let chain = vec![key.cert.der().clone()];
+    let private = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, private.unwrap())
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut session = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+        while session.complete_io(&mut stream).is_ok() {}
+    });
+    let (_folder, client) = client(&[&format!("https://localhost:{port}")], 1 << 20);
+    let error = client.fetch(b"\x12\x34").unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+}
+
 #[test]
 fn nobody_waits_for_a_server() {
     // It accepts, and never answers.

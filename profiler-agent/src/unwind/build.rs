@@ -64,10 +64,14 @@ impl<'a> Builder<'a> {
         if self.report.functions == 0 {
             return Err(BuildError::NoRules);
         }
-        let most = Source::ALL
-            .into_iter()
-            .max_by_key(|source| self.functions[*source as usize]);
-        self.report.source = most.unwrap_or_default();
+        // One of the others wherever there is one: code that is recognised is a
+        // few instructions at a time.
+        let tables = Source::ALL.into_iter().filter(|s| *s != Source::None);
+        let tables = tables.map(|source| (self.functions[source as usize], source));
+        let most = tables.max_by_key(|(functions, _)| *functions);
+        self.report.source = most
+            .filter(|(n, _)| *n > 0)
+            .map_or(Source::None, |(_, s)| s);
         let base = self.rows.base();
         let (rows, deadline) = (self.rows, self.deadline);
         let packed = rows.pack(|| check_time(deadline, &self.limits))?;

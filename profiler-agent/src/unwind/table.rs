@@ -58,7 +58,7 @@ pub enum BuildError {
 /// Where most functions of a table come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Source {
-    /// From none of the others: code that is recognised by what it does.
+    /// From no table: there is only code that is recognised by what it does.
     #[default]
     None,
     /// From `.eh_frame`.

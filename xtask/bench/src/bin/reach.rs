@@ -1,5 +1,6 @@
 //! How many stacks are whole, for `cargo xtask reach`: the workloads of the end-to-end tests, whose stacks are known to
 //! the last frame, captured long enough for statistics and held against the targets.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -128,6 +128,14 @@ impl Task {
         self.read::<u64>(unsafe { offset!(task_mm) }) != 0
     }
 
+    /// Whether it is replacing its program.
+    #[inline(always)]
+    pub(crate) fn is_executing(self) -> bool {
+        // SAFETY: reads constants.
+        let (byte, mask) = unsafe { (offset!(task_in_execve), offset!(task_in_execve_mask)) };
+        u64::from(self.read::<u8>(byte)) & mask != 0
+    }
+
     #[inline(always)]
     pub(crate) fn is_kernel_thread(self) -> bool {
         // SAFETY: reads a constant.

@@ -49,6 +49,8 @@ pub struct KernelBtf {
 pub struct Member {
     /// From the start of the outermost structure, bytes.
     pub offset: u64,
+    /// Of a bit field: bits from there.
+    pub bit: u32,
     type_id: u32,
 }
 
@@ -197,6 +199,7 @@ impl KernelBtf {
             if member_name == name {
                 return Ok(Some(Member {
                     offset,
+                    bit: bits % 8,
                     type_id: member_type,
                 }));
             }
@@ -217,15 +220,20 @@ impl KernelBtf {
     pub fn member(&self, structure: &str, path: &str) -> Result<Member, BtfError> {
         let missing = || BtfError::Missing(format!("{structure}.{path}"));
         let mut type_id = self.id(KIND_STRUCT, structure).ok_or_else(missing)?;
-        let mut offset = 0;
+        let (mut offset, mut bit) = (0, 0);
         for name in path.split('.') {
             let member = self
                 .find_member(type_id, name, MAX_DEPTH)?
                 .ok_or_else(missing)?;
             offset += member.offset;
+            bit = member.bit;
             type_id = member.type_id;
         }
-        Ok(Member { offset, type_id })
+        Ok(Member {
+            offset,
+            bit,
+            type_id,
+        })
     }
 
     /// Offset of `structure.path` in bytes.

@@ -72,7 +72,11 @@ pub fn kernel_offsets(btf: &KernelBtf) -> Result<Offsets, BtfError> {
             btf.offset("request_queue", "disk")?,
         ),
     };
+    // A mask of 0 where there is no such bit.
+    let in_execve = btf.member("task_struct", "in_execve");
     Ok(Offsets {
+        task_in_execve: in_execve.as_ref().map_or(0, |member| member.offset),
+        task_in_execve_mask: in_execve.map_or(0, |member| 1 << member.bit),
         task_pid: task("pid")?,
         task_tgid: task("tgid")?,
         task_state: task("__state").or_else(|_| task("state"))?,

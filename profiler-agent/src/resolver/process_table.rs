@@ -60,7 +60,15 @@ impl ProcessTable {
         let started = Instant::now();
         let image = self.images.image_at(key.pid, seen_ns).cloned();
         let info = match self.read(&key, image.as_ref()) {
-            Ok(info) => Some(info),
+            Ok(mut info) => {
+                // What has been mapped since, and everything where the process
+                // has given up its memory: then `/proc` shows nothing of it.
+                if let Some(image) = &image {
+                    info.mappings =
+                        address_space::with_image(&info.mappings, image, &mut self.paths);
+                }
+                Some(info)
+            }
             Err(error) => {
                 tracing::debug!("{error}");
                 match &image {

@@ -121,7 +121,7 @@ impl Images {
             SideEvent::Mmap(mapping) => self.map(pid, time_ns, mapping),
             SideEvent::Fork { parent } => self.fork(pid, time_ns, parent),
             SideEvent::Exec { comm } => self.exec(pid, time_ns, comm),
-            SideEvent::Comm { comm } => self.rename(pid, time_ns, &comm),
+            SideEvent::Comm { comm } => self.rename(pid, &comm),
             SideEvent::Exit => self.end(pid, time_ns),
             SideEvent::Lost { .. } => self.have_gaps(),
         }
@@ -146,9 +146,10 @@ impl Images {
 
     /// The image a process has, or one of which only changes will be known;
     /// `None`: there are too many.
-    fn current(&mut self, pid: u32, time_ns: u64) -> Option<&mut Image> {
+    fn current(&mut self, pid: u32) -> Option<&mut Image> {
         if !self.processes.contains_key(&pid) {
-            let image = self.unknown(pid, time_ns);
+            // It is older than the session, however late it is first told of.
+            let image = self.unknown(pid, 0);
             self.begin(pid, image);
         }
         let process = self.processes.get_mut(&pid)?;
@@ -157,11 +158,11 @@ impl Images {
         process.images.back_mut()
     }
 
-    /// Of a process older than the session.
-    fn unknown(&mut self, pid: u32, time_ns: u64) -> Image {
+    /// Of which nothing is known but that it is this process's.
+    fn unknown(&mut self, pid: u32, since_ns: u64) -> Image {
         Image {
             comm: "".into(),
-            since_ns: time_ns,
+            since_ns,
             generation: self.next_generation(),
             builds_on: Some(pid),
             program: None,
@@ -218,8 +219,8 @@ impl Images {
         self.begin(pid, image);
     }
 
-    fn rename(&mut self, pid: u32, time_ns: u64, comm: &str) {
-        if let Some(image) = self.current(pid, time_ns) {
+    fn rename(&mut self, pid: u32, comm: &str) {
+        if let Some(image) = self.current(pid) {
             image.comm = comm.into();
         }
     }
@@ -228,7 +229,7 @@ impl Images {
         let has_room = self.bytes.get() < MAX_BYTES || self.forget_one();
         let generation = self.next_generation();
         let name = self.share(mapping.file, mapping.path);
-        let Some(image) = self.current(pid, time_ns) else {
+        let Some(image) = self.current(pid) else {
             return;
         };
         if image.builds_on.is_none() && image.program.is_none() {

@@ -21,6 +21,10 @@ pub struct Offsets {
     pub task_thread_pointer: u64,
     /// `task_struct.mm`: 0 once the task has given up its memory.
     pub task_mm: u64,
+    /// The byte of `task_struct` that holds the bit `in_execve`.
+    pub task_in_execve: u64,
+    /// That bit in the byte: set while the task replaces its program.
+    pub task_in_execve_mask: u64,
     /// `task_struct.flags`.
     pub task_flags: u64,
     /// `task_struct.comm`.
@@ -103,6 +107,8 @@ impl Offsets {
         task_stack: 0xffff_0024,
         task_thread_pointer: 0xffff_0027,
         task_mm: 0xffff_0028,
+        task_in_execve: 0xffff_0029,
+        task_in_execve_mask: 0xffff_002a,
         task_flags: 0xffff_0004,
         task_comm: 0xffff_0005,
         task_group_leader: 0xffff_0006,
@@ -138,4 +144,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 39 * 8);
+const _: () = assert!(size_of::<Offsets>() == 41 * 8);

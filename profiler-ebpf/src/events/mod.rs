@@ -2,7 +2,6 @@
 
 mod accounts;
 mod cpu;
-mod exec;
 mod fork;
 mod io;
 mod offcpu;

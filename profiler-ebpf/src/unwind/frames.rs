@@ -80,7 +80,7 @@ unsafe fn look_up(slot: u32, state: *mut State, address: u64) -> bool {
         (*state).has_rule = 0;
         if kind == mapping_kind::TABLE && find_rule(slot, address) != 0 {
             if Rule::from_words((*state).rule).cfa == cfa::UNSUPPORTED {
-                return State::hand_over(state, stack_end::UNSUPPORTED);
+                return State::hand_over_all(state, stack_end::UNSUPPORTED);
             }
             (*state).has_rule = 1;
             cache::keep(state, address);
@@ -126,6 +126,7 @@ unsafe fn by_rule(slot: u32, state: *mut State) -> bool {
                     return State::stop(state, stack_end::UNREADABLE);
                 }
                 (*state).exact = 1;
+                (*state).exact_len = (*state).len;
                 return true;
             }
             cfa::PLT => {
@@ -134,7 +135,7 @@ unsafe fn by_rule(slot: u32, state: *mut State) -> bool {
             }
             cfa::REGISTER => {
                 if (*state).exact == 0 {
-                    return State::hand_over(state, stack_end::UNSUPPORTED);
+                    return State::hand_over_all(state, stack_end::UNSUPPORTED);
                 }
                 // 32 registers; the program counter is none that a frame is based on.
                 let register = (*state).registers[rule.parameter as usize & 31];

@@ -21,7 +21,7 @@ use self::{frames::FRAMES_PER_CALL, state::State};
 use crate::{runtimes, task::Task};
 
 pub(crate) use self::{
-    copy::copy_stack, heap::Place, process::forget, registers::Origin, state::SLOTS,
+    copy::copy_stack, heap::Place, registers::Origin, state::SLOTS,
 };
 
 /// Result of a walk: `len` addresses were written, leaf first.

@@ -2,7 +2,12 @@
 
 #[cfg(feature = "task-storage")]
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::{macros::map, maps::HashMap};
+use aya_ebpf::{
+    bindings::task_struct,
+    macros::{btf_tracepoint, map},
+    maps::HashMap,
+    programs::BtfTracePointContext,
+};
 use profiler_abi::unwind::{MAX_PROCESSES, ProcessEntry};
 
 use super::state::State;
@@ -44,8 +49,12 @@ pub(crate) unsafe fn load(task: Task, state: *mut State) {
     }
 }
 
-/// A process has another program from now on. A failure means it was not known.
-#[inline(always)]
-pub(crate) fn forget(tgid: u32) {
-    PROCESSES.remove(&tgid).ok();
+/// `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`.
+/// Runs when the new program is mapped, before it does: what was known of the
+/// process is over. A failure means that nothing was.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    let task = Task::from_argument(ctx.arg::<*const task_struct>(0));
+    PROCESSES.remove(&task.tgid()).ok();
+    0
 }

@@ -12,7 +12,7 @@ use self::x86_64 as arch;
 
 use aya_ebpf::{
     bindings::{bpf_perf_event_data, pt_regs},
-    helpers::{bpf_task_pt_regs, generated::bpf_probe_read_kernel},
+    helpers::{bpf_probe_read_user, bpf_task_pt_regs, generated::bpf_probe_read_kernel},
     macros::map,
     maps::PerCpuArray,
 };
@@ -48,6 +48,7 @@ pub(crate) unsafe fn load(origin: Origin, task: Task, slot: u32, state: *mut Sta
     unsafe {
         (*state).len = 0;
         (*state).exact = 1;
+        (*state).exact_len = 0;
         (*state).end = u32::from(stack_end::CUT);
         (*state).wants_copy = 0;
         (*state).by_frame_pointer = 0;
@@ -81,7 +82,12 @@ pub(crate) unsafe fn load(origin: Origin, task: Task, slot: u32, state: *mut Sta
                 }
             }
         }
-        arch::load(copy, state)
+        let end = arch::load(copy, state);
+        if task.is_executing() && bpf_probe_read_user((*state).sp as *const u64).is_err() {
+            // The stack has gone with the program that is being replaced.
+            return stack_end::NONE;
+        }
+        end
     }
 }
 

@@ -3,6 +3,8 @@
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use profiler_abi::{REGISTERS, unwind::HeapRef, unwind_method};
 
+use super::registers::{FRAME_POINTER, PROGRAM_COUNTER, STACK_POINTER};
+
 /// Kinds of program that walk stacks, of [`crate::stack::Scratch`].
 pub(crate) const SLOTS: u32 = 5;
 
@@ -41,6 +43,8 @@ pub(crate) struct State {
     /// `pc` is where this frame was interrupted, and `registers` are this
     /// frame's; else it is a return address.
     pub(crate) exact: u32,
+    /// Addresses written when that was last so.
+    pub(crate) exact_len: u32,
     /// A `stack_end`, once the walk has ended.
     pub(crate) end: u32,
     /// Userspace could go on from here.
@@ -81,6 +85,24 @@ impl State {
         unsafe {
             (*state).wants_copy = 1;
             Self::stop(state, end)
+        }
+    }
+
+    /// Ends the walk here. Userspace may know how to go on from the last frame
+    /// whose registers are all known, whose callers are given up.
+    ///
+    /// # Safety
+    /// As [`Self::stop`].
+    #[inline(always)]
+    pub(crate) unsafe fn hand_over_all(state: *mut Self, end: u8) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            (*state).len = (*state).exact_len;
+            (*state).exact = 1;
+            (*state).pc = (*state).registers[PROGRAM_COUNTER];
+            (*state).sp = (*state).registers[STACK_POINTER];
+            (*state).fp = (*state).registers[FRAME_POINTER];
+            Self::hand_over(state, end)
         }
     }
 

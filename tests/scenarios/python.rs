@@ -21,7 +21,7 @@ const AT_WORK: f64 = 80.0;
 /// Percent of the samples in which each call of the interpreter is shown as the functions it ran. The first ones come
 /// before the agent knows the process, and what an interpreter does before its first call and after its last has no
 /// function.
-const MERGED: f64 = 97.0;
+const MERGED: f64 = 95.0;
 
 /// Frames told of a stack that is wrong.
 const SHOWN_FRAMES: usize = 40;
@@ -231,7 +231,7 @@ pub(crate) fn an_interpreter_that_lies(lab: &Lab) -> Result<()> {
     )?;
     let liar = Workload::start_command(lab, Command::new(binary))?;
     let pid = liar.pid();
-    let arguments = ["-e", "cpu", "-F", "499", "-d", "4s", "-p", &pid.to_string()];
+    let arguments = ["-e", "cpu", "-F", "499", "-d", "6s", "-p", &pid.to_string()];
     let reading = agent.capture(lab, &arguments)?;
     liar.finish()?;
     let stacks = reading.stacks_of(Event::Cpu, pid)?;
@@ -247,9 +247,10 @@ pub(crate) fn an_interpreter_that_lies(lab: &Lab) -> Result<()> {
     let (honest, right) = count("honest", &["main", "honest", "outer_", "inner_"]);
     let (lying, native) = count("lying", &["main", "lying"]);
     println!("{right} of {honest} honest samples, {native} of {lying} others");
-    ensure!(honest > 200 && lying > 200);
-    // While it goes from one to the other, a sample may see something in between.
-    ensure!(percent(right, honest) >= RIGHT);
+    println!("the capture says: {:?}", reading.capture.facts.warnings);
+    ensure!(honest > 100 && lying > 100);
+    // The first samples come before the agent knows the process.
+    ensure!(percent(right, honest) >= MERGED);
     ensure!(native == lying);
     reading.ledger(Event::Cpu)?;
     Ok(())

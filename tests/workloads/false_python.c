@@ -60,9 +60,10 @@ EXPORT void PyIter_Send(void) {}
 static struct interpreter interpreters[2];
 static struct thread threads[2];
 static struct frame frames[2];
-static struct code codes[2];
-static struct text texts[2];
-static struct bytes lines;
+/* The last of them is for lies: what was told of a code object is not asked for again. */
+static struct code codes[3];
+static struct text texts[3];
+static struct bytes lines[3];
 
 /* Everything as it should be: one interpreter, one thread, two frames. */
 static void be_honest(void) {
@@ -76,17 +77,18 @@ static void be_honest(void) {
     threads[0].id = (uint64_t)pthread_self();
     threads[0].frame = &frames[0];
     frames[0].back = &frames[1];
-    lines = (struct bytes){1, 0, 2, 0, {100, 1}};
-    for (int i = 0; i < 2; i++) {
-        frames[i].code = &codes[i];
+    frames[0].code = &codes[0];
+    frames[1].code = &codes[1];
+    for (int i = 0; i < 3; i++) {
         codes[i].type = (uint64_t)PyCode_Type;
         codes[i].first_line = i + 1;
         codes[i].file = codes[i].name = &texts[i];
-        codes[i].lines = &lines;
+        codes[i].lines = &lines[i];
+        lines[i] = (struct bytes){1, 0, 2, 0, {100, 1}};
         texts[i].length = 6;
         /* Bytes of a character 1, compact, all ASCII. */
         texts[i].state = 1 << 2 | 1 << 5 | 1 << 6;
-        strcpy(texts[i].ascii, i ? "outer_" : "inner_");
+        strcpy(texts[i].ascii, (const char *[]){"inner_", "outer_", "false_"}[i]);
     }
 }
 
@@ -94,6 +96,7 @@ static void *const nowhere = (void *)0x10;
 static void *const not_canonical = (void *)0x8000000000000000u;
 
 static void lie(unsigned how) {
+    frames[0].code = &codes[2];
     switch (how) {
     case 0: _PyRuntime.interpreters = nowhere; break;
     case 1: _PyRuntime.interpreters = not_canonical; break;
@@ -105,18 +108,18 @@ static void lie(unsigned how) {
     case 7: frames[1].back = &frames[0]; break;
     case 8: frames[0].back = &frames[0]; break;
     case 9: frames[1].back = nowhere; break;
-    case 10: codes[0].type = 1; break;
+    case 10: codes[2].type = 1; break;
     case 11: frames[0].code = nowhere; break;
-    case 12: codes[0].name = nowhere; break;
-    case 13: codes[0].name = not_canonical; break;
-    case 14: texts[0].length = UINT64_MAX; break;
-    case 15: texts[0].length = (uint64_t)1 << 62; break;
-    case 16: texts[0].state = UINT32_MAX; break;
-    case 17: texts[0].state = 4 << 2 | 1 << 5, texts[0].length = (uint64_t)1 << 62; break;
-    case 18: lines.size = UINT64_MAX; break;
-    case 19: codes[0].lines = nowhere; break;
+    case 12: codes[2].name = nowhere; break;
+    case 13: codes[2].name = not_canonical; break;
+    case 14: texts[2].length = UINT64_MAX; break;
+    case 15: texts[2].length = (uint64_t)1 << 62; break;
+    case 16: texts[2].state = UINT32_MAX; break;
+    case 17: texts[2].state = 4 << 2 | 1 << 5, texts[2].length = (uint64_t)1 << 62; break;
+    case 18: lines[2].size = UINT64_MAX; break;
+    case 19: codes[2].lines = nowhere; break;
     case 20: frames[0].instruction = INT32_MIN; break;
-    case 21: codes[0].first_line = -1; break;
+    case 21: codes[2].first_line = -1; break;
     case 22: memset(frames, 0xff, sizeof frames); break;
     case 23: memset(codes, 0xff, sizeof codes); break;
     case 24: memset(interpreters, 0xff, sizeof interpreters); break;

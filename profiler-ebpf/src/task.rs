@@ -128,6 +128,13 @@ impl Task {
         self.read::<u64>(unsafe { offset!(task_mm) }) != 0
     }
 
+    /// Grows with every exec.
+    #[inline(always)]
+    pub(crate) fn exec_id(self) -> u64 {
+        // SAFETY: reads a constant.
+        self.read(unsafe { offset!(task_self_exec_id) })
+    }
+
     /// Whether it is replacing its program.
     #[inline(always)]
     pub(crate) fn is_executing(self) -> bool {
@@ -233,8 +240,7 @@ impl Task {
             tid: self.tid(),
             process_start_ns: self.leader().start_boottime_ns(),
             thread_start_ns: self.start_boottime_ns(),
-            // SAFETY: reads a constant.
-            exec_id: self.read(unsafe { offset!(task_self_exec_id) }),
+            exec_id: self.exec_id(),
             comm: self.comm(),
             kernel_thread: u32::from(self.is_kernel_thread()),
             parent: self.parent().tgid(),

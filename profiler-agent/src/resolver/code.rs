@@ -274,6 +274,7 @@ impl ProcessCode {
         Some(LoadProcess {
             pid: key.pid,
             start_ns: key.start_ns,
+            exec_id: key.exec_id,
             mappings: self.parts.iter().map(mapping).collect(),
             runtime: self.parts.iter().find_map(Part::runtime),
         })

@@ -66,6 +66,11 @@ impl ProcessTable {
                 if let Some(image) = &image {
                     info.mappings =
                         address_space::with_image(&info.mappings, image, &mut self.paths);
+                    if let Some(program) = &image.program
+                        && info.executable.is_empty()
+                    {
+                        info.executable.clone_from(&program.path);
+                    }
                 }
                 Some(info)
             }

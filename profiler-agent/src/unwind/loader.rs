@@ -83,6 +83,8 @@ pub struct LoadProcess {
     pub pid: u32,
     /// Start of its first thread, CLOCK_BOOTTIME ns.
     pub start_ns: u64,
+    /// `self_exec_id`: which of the programs it has run.
+    pub exec_id: u64,
     /// All of its executable mappings.
     pub mappings: Vec<CodeMapping>,
     /// What kernel programs need to know of its interpreter.

@@ -40,6 +40,8 @@ pub struct ProcessEntry {
     /// Start of the thread group's leader, CLOCK_BOOTTIME ns: another process
     /// with this id is not meant.
     pub start_ns: u64,
+    /// `self_exec_id` of its tasks: the code of another program is not meant.
+    pub exec_id: u64,
     /// Different for every list of mappings there has ever been: what is cached
     /// under one number never changes.
     pub generation: u64,
@@ -60,7 +62,8 @@ impl ProcessEntry {
     #[inline(always)]
     pub fn sum(&self) -> u32 {
         let lists = u64::from(self.mappings) << 32 | u64::from(self.runtime);
-        let all = (self.start_ns ^ self.generation.rotate_left(17) ^ lists)
+        let process = self.start_ns ^ self.exec_id.rotate_left(40);
+        let all = (process ^ self.generation.rotate_left(17) ^ lists)
             .wrapping_add(u64::from(self.mapping_count))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (all >> 32) as u32
@@ -266,7 +269,7 @@ pub mod runtime_kind {
 }
 
 const _: () = {
-    assert!(size_of::<ProcessEntry>() == 32);
+    assert!(size_of::<ProcessEntry>() == 40);
     assert!(size_of::<MappingEntry>() == 32);
     assert!(size_of::<TableHead>() == 16);
     assert!(size_of::<PageHead>() == 2 * (GRANULES + 2));

@@ -40,7 +40,9 @@ pub(crate) unsafe fn load(task: Task, state: *mut State) {
             return;
         };
         let entry = entry.read_volatile();
-        if entry.start_ns == task.leader().start_boottime_ns() && entry.check == entry.sum() {
+        let is_meant = entry.exec_id == task.exec_id()
+            && entry.start_ns == task.leader().start_boottime_ns();
+        if is_meant && entry.check == entry.sum() {
             (*state).generation = entry.generation;
             (*state).mappings = entry.mappings;
             (*state).mapping_count = entry.mapping_count;

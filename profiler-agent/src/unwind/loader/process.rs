@@ -118,6 +118,7 @@ pub(super) fn list(code: &[Code]) -> Vec<MappingEntry> {
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) start_ns: u64,
+    pub(super) exec_id: u64,
     pub(super) code: Vec<Code>,
     /// Files whose tables may come, each once, and how far they were when the
     /// list was made.
@@ -184,6 +185,7 @@ impl Process {
         let list = installed.and_then(|installed| installed.list.as_ref());
         ProcessEntry {
             start_ns: self.start_ns,
+            exec_id: self.exec_id,
             generation: list.map_or(0, |list| list.generation()),
             mappings: list.map_or(0, |list| list.heap_ref()),
             mapping_count: installed.map_or(0, |installed| installed.count),

@@ -85,6 +85,7 @@ impl Session {
         let LoadProcess {
             pid,
             start_ns,
+            exec_id,
             mappings,
             runtime,
         } = process;
@@ -104,7 +105,7 @@ impl Session {
         let overlapping = process::sort(&mut code);
         let runtime = runtime.map(|bytes| self.shared.bytes.place(&bytes));
         let mut inner = self.inner();
-        let before = self.take(&mut inner, pid, start_ns);
+        let before = self.take(&mut inner, pid, (start_ns, exec_id));
         let most = inner.most(code.len());
         let cut = process::cut(&mut code, most);
         inner.report.loads += 1;
@@ -113,6 +114,7 @@ impl Session {
         inner.report.runtimes_without_room += u64::from(matches!(runtime, Some(None)));
         let mut process = Process {
             start_ns,
+            exec_id,
             code,
             open: Vec::new(),
             had_table: before.as_ref().is_some_and(|before| before.had_table),
@@ -140,10 +142,11 @@ impl Session {
         }
     }
 
-    /// The process that is shown under this id, if it is the same.
-    fn take(&self, inner: &mut Inner, pid: u32, start_ns: u64) -> Option<Process> {
+    /// The process that is shown under this id, if it is the same in the same
+    /// program.
+    fn take(&self, inner: &mut Inner, pid: u32, program: (u64, u64)) -> Option<Process> {
         let before = inner.processes.remove(&pid)?;
-        if before.start_ns == start_ns {
+        if (before.start_ns, before.exec_id) == program {
             return Some(before);
         }
         self.hide(pid);

@@ -82,6 +82,7 @@ fn process(pid: u32, mappings: Vec<CodeMapping>) -> LoadProcess {
     LoadProcess {
         pid,
         start_ns: 5,
+        exec_id: 0,
         mappings,
         runtime: None,
     }

@@ -168,8 +168,11 @@ impl CodeMaps {
             Ok(binary) => Some(Arc::new(self.look_at(binary))),
             Err(error) => {
                 tracing::debug!("{} of {pid}: {error}", mapping.path);
-                let is_remote = matches!(error, BinaryError::File(MappedFileError::Remote));
-                self.unread.remote += usize::from(is_remote);
+                if !matches!(error, BinaryError::File(MappedFileError::Remote)) {
+                    // Through another process it may be opened yet.
+                    return None;
+                }
+                self.unread.remote += 1;
                 None
             }
         };

@@ -89,11 +89,11 @@ impl FrameTable {
         &mut self,
         mapping: Option<&Mapping>,
         address: u64,
-        open: impl FnOnce() -> Option<Arc<MappedFile>>,
+        mut open: impl FnMut() -> Option<Arc<MappedFile>>,
     ) -> u32 {
         let file = mapping
             .filter(|mapping| !mapping.path.is_empty())
-            .and_then(|mapping| Some((self.file(mapping, open)?, mapping)));
+            .and_then(|mapping| Some((self.file(mapping, &mut open)?, mapping)));
         let Some((file, mapping)) = file else {
             return self.loose(address);
         };
@@ -104,6 +104,10 @@ impl FrameTable {
         let (frame, is_new) = self.new_frame(Some(file), offset);
         if is_new {
             let entry = &mut self.files[file as usize];
+            if entry.open.is_none() {
+                // The process through which it was met first may have been gone.
+                entry.open = open();
+            }
             entry.frames.insert(offset, frame);
             if entry.open.is_some() {
                 entry.pending.push((offset, frame));
@@ -173,7 +177,7 @@ impl FrameTable {
     fn file(
         &mut self,
         mapping: &Mapping,
-        open: impl FnOnce() -> Option<Arc<MappedFile>>,
+        mut open: impl FnMut() -> Option<Arc<MappedFile>>,
     ) -> Option<u32> {
         let key = (mapping.file, Arc::clone(&mapping.path));
         if let Some(index) = self.file_index.get(&key) {

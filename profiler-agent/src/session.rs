@@ -30,7 +30,7 @@ use crate::{
     sideband::{Sideband, SidebandStatus},
     symbols::shared::Symbols,
     unwind::{
-        loader::{SessionTables, refusals},
+        loader::{SessionTables, UnwindReport, refusals},
         shared::SharedUnwinder,
     },
 };
@@ -78,6 +78,39 @@ fn sideband_warning(status: &SidebandStatus) -> Option<String> {
             lost + malformed
         )
     })
+}
+
+/// What tables could not cover for lack of room.
+fn unwind_warnings(report: &UnwindReport) -> Vec<String> {
+    let UnwindReport {
+        mappings_cut,
+        lists_without_room,
+        runtimes_without_room,
+        processes_refused,
+        ..
+    } = report;
+    [
+        (
+            *mappings_cut,
+            "mappings of code have no unwind table, because their processes have too many",
+        ),
+        (
+            *lists_without_room,
+            "times the unwind tables of a process found no room (unwind_bytes)",
+        ),
+        (
+            *runtimes_without_room,
+            "times an interpreter's frames were left out for lack of room (unwind_bytes)",
+        ),
+        (
+            *processes_refused,
+            "processes have no unwind tables, because there are too many",
+        ),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{count} {what}"))
+    .collect()
 }
 
 fn unwind_facts(resolved: &Resolved, counters: &CounterSums, aggregate: &Aggregate) -> UnwindFacts {
@@ -518,6 +551,7 @@ impl<'a> Session<'a> {
         };
         let ledger = input.ledger();
         warnings.extend(input.warnings());
+        warnings.extend(resolved.unwind.iter().flat_map(unwind_warnings));
         facts.warnings = warnings;
         facts.unwind = unwind_facts(&resolved, &counters, &self.aggregate);
         facts.own_cost.agent_cpu_ns = own_cost::cpu_ns().saturating_sub(cpu_before_ns);

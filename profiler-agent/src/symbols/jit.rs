@@ -25,6 +25,10 @@ use super::{
 /// Least time between two readings of one process's files.
 const REREAD: Duration = Duration::from_millis(200);
 
+/// How many times as long as a reading took is waited for the next one: a
+/// fiftieth of one CPU at most, however fast a process writes.
+const PAUSE: u32 = 50;
+
 /// Processes whose files are open at one time.
 const MAX_PROCESSES: usize = 256;
 
@@ -111,6 +115,7 @@ struct Process {
 
 impl Process {
     fn open(pid: u32, mappings: &[Mapping]) -> io::Result<Self> {
+        let start = Instant::now();
         let owner = Owner::read(pid)?;
         let dump = mappings
             .iter()
@@ -119,7 +124,7 @@ impl Process {
         Ok(Self {
             dump: dump.and_then(|dump| there(pid, "jitdump", dump)),
             map: there(pid, "perf map", PerfMapFile::open(&owner)),
-            next_read: Instant::now() + REREAD,
+            next_read: next_read(start),
         })
     }
 
@@ -154,6 +159,12 @@ impl Process {
     }
 }
 
+/// When a process's files may be read again, after a reading that began at `start`.
+fn next_read(start: Instant) -> Instant {
+    let now = Instant::now();
+    now + REREAD.max(PAUSE * now.duration_since(start))
+}
+
 fn there<T, E: std::fmt::Display>(pid: u32, what: &str, opened: Result<T, E>) -> Option<T> {
     opened
         .inspect_err(|error| tracing::debug!("{what} of {pid}: {error}"))
@@ -172,7 +183,7 @@ impl JitNames {
     /// What is at `address` of a process, now or at time `at_ns`
     /// (`CLOCK_MONOTONIC`). What the process has written is opened when it is
     /// first asked about, and read on when it has no name for the address, but
-    /// not more often than every 200 ms.
+    /// not more often than every 200 ms, and less often where reading takes long.
     pub fn name(
         &mut self,
         key: &ProcessKey,
@@ -185,7 +196,8 @@ impl JitNames {
         }
         let process = self.processes.get(key)?;
         let name = process.name(address, at_ns);
-        if name.is_some() || Instant::now() < process.next_read || self.bytes() >= MAX_BYTES {
+        let start = Instant::now();
+        if name.is_some() || start < process.next_read || self.bytes() >= MAX_BYTES {
             return name;
         }
         let process = self.processes.get_mut(key)?;
@@ -195,7 +207,7 @@ impl JitNames {
         } else if let Err(error) = process.refresh() {
             tracing::debug!("names of code made by {}: {error}", key.pid);
         }
-        process.next_read = Instant::now() + REREAD;
+        process.next_read = next_read(start);
         process.name(address, at_ns)
     }
 
@@ -268,6 +280,19 @@ mod tests {
         assert!(!is_jitdump(&mapping("/a/jit-1x.dump", 7)));
     }
 
+    fn when_read_again(names: &mut JitNames, key: &ProcessKey, address: u64) -> Option<Name> {
+        let next_read = names.processes[key].next_read;
+        std::thread::sleep(next_read.saturating_duration_since(Instant::now()));
+        names.name(key, &[], address, None)
+    }
+
+    #[test]
+    fn what_takes_long_to_read_is_read_less_often() {
+        let start = Instant::now() - Duration::from_secs(1);
+        assert!(next_read(start) >= start + Duration::from_secs(51));
+        assert!(next_read(Instant::now()) >= Instant::now() + REREAD - Duration::from_millis(50));
+    }
+
     #[test]
     fn a_map_that_comes_late_and_grows_names_code() {
         let (mut names, key) = (JitNames::default(), own_key());
@@ -275,14 +300,12 @@ mod tests {
         let path = std::path::PathBuf::from(perf_map_path(key.pid));
         let mut map = File::create(&path).unwrap();
         map.write_all(b"10 8 first\n").unwrap();
-        std::thread::sleep(REREAD);
-        let first = names.name(&key, &[], 0x10, None);
+        let first = when_read_again(&mut names, &key, 0x10);
         map.write_all(b"20 8 second\n").unwrap();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(first.unwrap().function, "first");
         assert_eq!(names.name(&key, &[], 0x20, None), None, "too soon");
-        std::thread::sleep(REREAD);
-        let second = names.name(&key, &[], 0x20, None);
+        let second = when_read_again(&mut names, &key, 0x20);
         assert_eq!(second.unwrap().function, "second");
         assert!(names.bytes() > 0);
         assert_eq!(names.warnings(), [] as [String; 0]);

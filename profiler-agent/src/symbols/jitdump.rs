@@ -30,6 +30,9 @@ const MAX_NAME_BYTES: usize = 32 << 20;
 /// Most bytes read of one dump. The code in it is stepped over.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// Most records read of one dump. Some compilers write three for one function.
+const MAX_RECORDS: usize = 3 * MAX_ENTRIES;
+
 /// Why a file is not read as a dump.
 #[derive(Debug, thiserror::Error)]
 pub enum JitdumpError {
@@ -47,7 +50,7 @@ pub enum JitdumpError {
 /// What was not taken from a dump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
-    /// Records that are not what their kind says.
+    /// Records that are not what their kind says, and code of no size.
     pub malformed: u64,
     /// Functions, source lines and moves that found no room.
     pub full: u64,
@@ -81,8 +84,11 @@ pub struct Jitdump {
     /// Of the next record.
     offset: u64,
     read: u64,
+    records: usize,
     places: CodeMap<Placed>,
-    /// Code by its index in the dump, for what is moved.
+    /// Functions that were loaded: each takes one or more of the entries.
+    loaded: usize,
+    /// Code by its index in the dump, for what is moved; not more than `loaded`.
     by_index: HashMap<u64, Arc<Code>>,
     /// Lines of the code that is loaded next.
     pending: Option<(u64, Vec<Line>)>,
@@ -104,7 +110,9 @@ impl Jitdump {
             offset: header.size,
             header,
             read: 0,
+            records: 0,
             places: CodeMap::with_history(MAX_ENTRIES),
+            loaded: 0,
             by_index: HashMap::new(),
             pending: None,
             files: HashSet::new(),
@@ -122,7 +130,7 @@ impl Jitdump {
     /// # Errors
     /// Fails where the file cannot be read.
     pub fn refresh(&mut self, file: &dyn ReadAt) -> io::Result<()> {
-        while !self.is_damaged && self.read < MAX_BYTES {
+        while !self.is_over() {
             match self.header.record(file, self.offset)? {
                 Step::Record {
                     record,
@@ -132,17 +140,23 @@ impl Jitdump {
                 } => {
                     self.offset = next;
                     self.read += read;
+                    self.records += 1;
                     self.take(record, time_ns);
                 }
                 Step::NotYet => break,
                 Step::Damaged => self.is_damaged = true,
             }
         }
-        self.skipped.unread = match self.is_damaged || self.read >= MAX_BYTES {
+        self.skipped.unread = match self.is_over() {
             true => file.len().saturating_sub(self.offset),
             false => 0,
         };
         Ok(())
+    }
+
+    /// Whether nothing more is read, whatever is written.
+    fn is_over(&self) -> bool {
+        self.is_damaged || self.read >= MAX_BYTES || self.records >= MAX_RECORDS
     }
 
     /// The function and the line at `address` now, or at the time `at_ns`
@@ -184,7 +198,16 @@ impl Jitdump {
 
     /// Memory it takes, about.
     pub fn bytes(&self) -> usize {
-        self.name_bytes + self.places.bytes() + self.lines * size_of::<Line>()
+        /// The counts in front of what an `Arc` holds.
+        const COUNTS: usize = 2 * size_of::<usize>();
+        // A hash table is half full at least.
+        let indexed = 2 * size_of::<(u64, Arc<Code>)>();
+        let file = COUNTS + 2 * size_of::<Arc<str>>();
+        self.name_bytes
+            + self.places.bytes()
+            + self.lines * size_of::<Line>()
+            + self.loaded * (COUNTS + size_of::<Code>() + indexed)
+            + self.files.len() * file
     }
 
     /// What was not taken.
@@ -210,6 +233,11 @@ impl Jitdump {
             .filter(|(start, _)| *start == load.start)
             .map(|(_, lines)| lines)
             .unwrap_or_default();
+        let range = load.start..load.start.saturating_add(load.size);
+        if range.is_empty() {
+            self.skipped.malformed += 1;
+            return;
+        }
         let bytes = self.name_bytes + load.name.len();
         if bytes > MAX_NAME_BYTES {
             self.skipped.full += 1;
@@ -219,9 +247,9 @@ impl Jitdump {
             name: load.name.into(),
             lines: lines.into(),
         });
-        let range = load.start..load.start.saturating_add(load.size);
         if self.place(range, time_ns, Some((load.start, Arc::clone(&code)))) {
             self.name_bytes = bytes;
+            self.loaded += 1;
             self.by_index.insert(load.index, code);
         }
     }
@@ -250,7 +278,8 @@ impl Jitdump {
     fn keep_lines(&mut self, info: DebugInfo) {
         let mut lines = Vec::new();
         for line in info.lines {
-            let Some(file) = self.file(&line.file).filter(|_| self.lines < MAX_LINES) else {
+            let is_room = self.lines < MAX_LINES;
+            let Some(file) = is_room.then(|| self.file(&line.file)).flatten() else {
                 self.skipped.full += 1;
                 continue;
             };

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     mapped_file::{MappedFile, MappedFileError},
     symbolize::{ElfSymbolizer, Name, Places},
-    unwind::elf::{ContentsError, ElfError},
+    unwind::elf::{ContentsError, ElfError, ReadAt},
 };
 
 /// Most bytes of debug information that are copied because others than root may
@@ -113,8 +113,13 @@ impl Sources {
         };
         let shared = self.shared.as_ref();
         let bytes = dwarf::bytes_of(file).saturating_add(shared.map_or(0, dwarf::bytes_of));
-        let is_copied = !file.file().is_roots();
-        if bytes > limit || (is_copied && bytes > MAX_COPIED_DEBUG) {
+        let mut files = [Some(file), shared].into_iter().flatten();
+        // Of compressed sections it is only known later how much they hold.
+        let limit = match files.any(|file| !file.file().is_roots()) {
+            true => limit.min(MAX_COPIED_DEBUG),
+            false => limit,
+        };
+        if bytes > limit {
             return Err(TooLarge);
         }
         match Debug::read(file, shared, limit) {
@@ -160,7 +165,11 @@ impl Sources {
             // Where there is a whole table this one says nothing new.
             if separate.is_none() {
                 match debug_data::unpacked(&self.binary) {
-                    Ok(unpacked) => tables.extend(unpacked.as_ref()),
+                    Ok(unpacked) => {
+                        tables.extend(unpacked.as_ref());
+                        // It is in memory, all of it.
+                        tables.bytes += unpacked.map_or(0, |binary| binary.file().len());
+                    }
                     Err(error) => tracing::debug!("{}: {error}", self.path().display()),
                 }
             }

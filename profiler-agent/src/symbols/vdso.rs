@@ -9,8 +9,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::{
-    mapped_file::MappedFile,
+    mapped_file::{MappedFile, MappedFileError, open_regular},
     processes::{Mapping, Paths, parse_maps},
 };
 
@@ -52,12 +54,16 @@ fn copy(mapping: &Mapping) -> io::Result<Vec<u8>> {
 /// Whether a process shares the image: one of 32 bits has another.
 ///
 /// # Errors
-/// Fails where its program cannot be read.
-pub fn is_shared_with(pid: u32) -> io::Result<bool> {
+/// Fails where its program cannot be read, or lies on a remote file system,
+/// which may never answer.
+pub fn is_shared_with(pid: u32) -> Result<bool, MappedFileError> {
     const CLASS: u64 = 4;
     const CLASS_64: u8 = 2;
     let mut class = [0];
-    File::open(format!("/proc/{pid}/exe"))?.read_exact_at(&mut class, CLASS)?;
+    let program = format!("/proc/{pid}/exe");
+    let link = rustix::fs::open(program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let (program, _) = open_regular(&link)?;
+    program.read_exact_at(&mut class, CLASS)?;
     Ok(class[0] == CLASS_64)
 }
 

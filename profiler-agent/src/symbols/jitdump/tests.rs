@@ -190,8 +190,34 @@ fn damage_ends_a_dump_and_bad_records_are_counted() {
     let dump = Jitdump::read(&writer.bytes).unwrap();
     assert_eq!(dump.len(), 1);
     assert_eq!(function(&dump, 0x1000, None).unwrap().len(), 1024);
-    assert_eq!(dump.skipped().malformed, 1);
+    assert_eq!(dump.skipped().malformed, 2);
     assert!(dump.skipped().unread > 16);
+}
+
+#[test]
+fn code_of_no_size_is_not_kept() {
+    let mut writer = Writer::new(0);
+    for index in 0..1000 {
+        writer.load(SECOND, 0x1000, 0, index, "empty");
+        writer.load(SECOND, u64::MAX, 16, 1000 + index, "nowhere");
+    }
+    let mut dump = Jitdump::read(&writer.bytes).unwrap();
+    assert_eq!((dump.by_index.len(), dump.bytes()), (0, 0));
+    assert_eq!(dump.skipped().malformed, 2000);
+    writer.load(SECOND, 0x1000, 16, 1, "f");
+    dump.refresh(&writer.bytes).unwrap();
+    assert!(dump.bytes() > size_of::<Code>() + size_of::<Placed>());
+}
+
+/// Of records that say nothing there may be as many as fit.
+#[test]
+fn records_are_counted() {
+    let mut writer = Writer::new(0);
+    for _ in 0..MAX_RECORDS + 10 {
+        writer.begin(9, 0, SECOND);
+    }
+    let dump = Jitdump::read(&writer.bytes).unwrap();
+    assert_eq!(dump.skipped().unread, 160);
 }
 
 /// Ranges that all overlap, lines without end, and endless moves.

@@ -258,6 +258,10 @@ fn mini_debug_info_names_static_functions() {
         assert_eq!(names.len(), 1);
         assert_eq!(names[0].function, "outermost");
     }
+    // What was unpacked is in memory, beside what may be copied of the file.
+    let size = fs::metadata(bench.path("mini")).unwrap().len();
+    let (_, bytes) = bench.sources().tables().unwrap();
+    assert!((size..2 * size).contains(&bytes), "{bytes} of {size}");
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use profiler_proto::{Capture, Frame, FrameId, FrameKind, Line, MappingId, StackEnd, StackId};
+use profiler_proto::{
+    Capture, Frame, FrameId, FrameKind, Line, MappingId, StackEnd, StackId, UnwindMethod,
+};
 
 use crate::text;
 use crate::view::View;
@@ -152,19 +154,21 @@ impl<'a> Namer<'a> {
     pub(crate) fn stack(&mut self, id: StackId) -> Vec<Rc<NamedFrame>> {
         let stack = self.capture.dictionary.stack(id);
         let mut named = Vec::with_capacity(stack.user.len() + stack.kernel.len() + 1);
-        self.part(&stack.user, stack.user_end, false, &mut named);
-        self.part(&stack.kernel, stack.kernel_end, true, &mut named);
+        let user_gap = gap(stack.user_end, stack.user_method);
+        self.part(&stack.user, user_gap, false, &mut named);
+        let kernel_gap = gap(stack.kernel_end, UnwindMethod::Unknown);
+        self.part(&stack.kernel, kernel_gap, true, &mut named);
         named
     }
 
     fn part(
         &mut self,
         frames: &[FrameId],
-        end: StackEnd,
+        gap: Option<&str>,
         kernel: bool,
         named: &mut Vec<Rc<NamedFrame>>,
     ) {
-        named.extend(gap(end).map(|name| Rc::new(NamedFrame::marker(name, kernel))));
+        named.extend(gap.map(|name| Rc::new(NamedFrame::marker(name, kernel))));
         for id in frames.iter().rev() {
             if !self.frames.contains_key(id) {
                 let functions = self.name(*id);
@@ -254,9 +258,12 @@ impl<'a> Namer<'a> {
 }
 
 /// What stands in a stack for the part that is missing at its root.
-pub(crate) fn gap(end: StackEnd) -> Option<&'static str> {
+pub(crate) fn gap(end: StackEnd, method: UnwindMethod) -> Option<&'static str> {
     match end {
-        StackEnd::None | StackEnd::Whole | StackEnd::FramePointers | StackEnd::Unknown => None,
+        StackEnd::None | StackEnd::Whole | StackEnd::Unknown => None,
+        // As far as an agent could tell that knew no other way.
+        StackEnd::FramePointers if method == UnwindMethod::Unknown => None,
+        StackEnd::FramePointers => Some("[end of frame pointers]"),
         StackEnd::Cut => Some("[cut]"),
         StackEnd::Unreadable => Some("[unreadable stack]"),
         StackEnd::Lost => Some("[lost stack]"),
@@ -346,6 +353,16 @@ mod tests {
             .map(|stack| stack.join(";").replace(' ', "~").replace(';', " "))
             .collect();
         assert_eq!(joined, expected);
+    }
+
+    #[test]
+    fn frame_pointers_that_end_are_a_gap_where_there_are_other_ways() {
+        let end = StackEnd::FramePointers;
+        assert_eq!(gap(end, UnwindMethod::Unknown), None);
+        for method in [UnwindMethod::FramePointers, UnwindMethod::Mixed] {
+            assert_eq!(gap(end, method), Some("[end of frame pointers]"));
+            assert_eq!(gap(StackEnd::Whole, method), None);
+        }
     }
 
     #[test]

@@ -107,7 +107,8 @@ impl Builder {
         self.dictionary.intern_stack(Stack {
             user: leaf_first(user),
             user_end,
-            user_method: UnwindMethod::Tables,
+            // As of an agent that knew one way only.
+            user_method: UnwindMethod::Unknown,
             kernel: leaf_first(kernel),
             kernel_end,
         })

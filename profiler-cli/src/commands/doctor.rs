@@ -15,8 +15,8 @@ use crate::text::{clean, count, wrapped};
 
 const AFTER_HELP: &str = "\
 Every way to measure an event is loaded and attached for real, then taken down again.
-Exits with 3 if an event cannot be measured, or, with --pid, if some code of the process can be
-neither unwound by rules nor named.
+Exits with 3 if an event cannot be measured, or, with --pid, if some code of the process has no
+names or its unwind rules cannot be read.
 
 Examples:
   profiler doctor

@@ -81,7 +81,7 @@ const KERNEL: [(FrameKind, &str, u64, &[Function]); 2] = [
 /// How user parts end, and the markers.
 const ENDS: [(StackEnd, &[Function]); 4] = [
     (StackEnd::Whole, &[]),
-    (StackEnd::FramePointers, &[]),
+    (StackEnd::FramePointers, &[plain("[end of frame pointers]")]),
     (StackEnd::Cut, &[plain("[cut]")]),
     (StackEnd::NoRule, &[plain("[no unwind rule]")]),
 ];

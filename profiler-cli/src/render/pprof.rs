@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use flate2::{Compression, GzBuilder};
 use profiler_proto::{
     AttributeKey, AttributeSet, AttributesId, Capture, Event, Frame, FrameId, FrameKind, MappingId,
-    StackEnd, StackId, ThreadId,
+    StackId, ThreadId, UnwindMethod,
 };
 use prost::Message;
 
@@ -45,7 +45,7 @@ struct Builder<'a> {
     strings: HashMap<String, i64>,
     mappings: HashMap<(MappingId, FrameKind), u64>,
     locations: HashMap<FrameId, u64>,
-    gaps: HashMap<(StackEnd, bool), u64>,
+    gaps: HashMap<(&'static str, bool), u64>,
     functions: HashMap<(i64, i64), u64>,
 }
 
@@ -127,14 +127,16 @@ impl<'a> Builder<'a> {
     fn stack(&mut self, id: StackId) -> Vec<u64> {
         let stack = self.capture.dictionary.stack(id);
         let mut ids = Vec::with_capacity(stack.kernel.len() + stack.user.len() + 1);
-        for (frames, end, kernel) in [
-            (&stack.kernel, stack.kernel_end, true),
-            (&stack.user, stack.user_end, false),
+        let kernel_gap = gap(stack.kernel_end, UnwindMethod::Unknown);
+        let user_gap = gap(stack.user_end, stack.user_method);
+        for (frames, gap, kernel) in [
+            (&stack.kernel, kernel_gap, true),
+            (&stack.user, user_gap, false),
         ] {
             for frame in frames {
                 ids.push(self.location(*frame));
             }
-            ids.extend(self.gap(end, kernel));
+            ids.extend(gap.map(|name| self.gap(name, kernel)));
         }
         ids
     }
@@ -153,15 +155,14 @@ impl<'a> Builder<'a> {
     }
 
     /// A location that stands for the missing part of a stack.
-    fn gap(&mut self, end: StackEnd, kernel: bool) -> Option<u64> {
-        let name = gap(end)?;
-        if let Some(known) = self.gaps.get(&(end, kernel)) {
-            return Some(*known);
+    fn gap(&mut self, name: &'static str, kernel: bool) -> u64 {
+        if let Some(known) = self.gaps.get(&(name, kernel)) {
+            return *known;
         }
         let line = vec![self.unnamed_line(name)];
         let location = self.push_location(0, 0, line);
-        self.gaps.insert((end, kernel), location);
-        Some(location)
+        self.gaps.insert((name, kernel), location);
+        location
     }
 
     fn push_location(&mut self, mapping_id: u64, address: u64, line: Vec<wire::Line>) -> u64 {

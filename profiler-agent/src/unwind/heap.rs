@@ -166,7 +166,7 @@ impl Heap {
         let mut parts = self.parts();
         for (number, chunk) in chunks {
             parts.chunks.insert(number, chunk);
-            parts.space.add_chunk(number);
+            parts.space.add_chunk(number, Instant::now());
         }
         Ok(())
     }

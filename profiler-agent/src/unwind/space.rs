@@ -101,7 +101,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn new(number: u32) -> Self {
+    fn new(number: u32, now: Instant) -> Self {
         // A reference of 0 is nowhere.
         let first = u32::from(number == 0);
         let mut free = Free::default();
@@ -109,7 +109,8 @@ impl Chunk {
         Self {
             size: free.units,
             free,
-            empty_since: None,
+            // It may have come for what then found a place elsewhere, or none.
+            empty_since: Some(now),
         }
     }
 
@@ -135,8 +136,8 @@ pub(super) struct Space {
 
 impl Space {
     /// A chunk has come, all of it free.
-    pub(super) fn add_chunk(&mut self, number: u32) {
-        self.chunks.insert(number, Chunk::new(number));
+    pub(super) fn add_chunk(&mut self, number: u32, now: Instant) {
+        self.chunks.insert(number, Chunk::new(number, now));
     }
 
     /// Finds a place for each size in bytes, or for none of them. Lower chunks
@@ -237,7 +238,8 @@ mod tests {
 
     fn space(chunks: u32) -> Space {
         let mut space = Space::default();
-        (0..chunks).for_each(|number| space.add_chunk(number));
+        let now = Instant::now();
+        (0..chunks).for_each(|number| space.add_chunk(number, now));
         space
     }
 
@@ -320,6 +322,17 @@ mod tests {
         assert_eq!(space.remove_empty(freed + QUARANTINE), None);
         assert_eq!(space.remove_empty(freed + QUARANTINE + EMPTY_TIME), None);
         assert_eq!(space.chunks(), 1);
+    }
+
+    #[test]
+    fn a_chunk_that_was_never_used_is_given_back() {
+        let now = Instant::now();
+        let mut space = Space::default();
+        space.add_chunk(0, now);
+        space.add_chunk(1, now);
+        assert_eq!(space.remove_empty(now), None);
+        assert_eq!(space.remove_empty(now + EMPTY_TIME), Some(1));
+        assert_eq!(space.remove_empty(now + 2 * EMPTY_TIME), None);
     }
 
     proptest! {

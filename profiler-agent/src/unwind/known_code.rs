@@ -121,6 +121,11 @@ fn x86_64_start(code: &[u8]) -> Option<usize> {
     if !body.starts_with(&[0x31, 0xed]) && !body.starts_with(&[0x48, 0x31, 0xed]) {
         return None;
     }
+    // A call's first byte can also be part of another instruction's distance.
+    let mut body = body;
+    while let Some(rest) = after_start_instruction(body) {
+        body = rest;
+    }
     let skipped = code.len() - body.len();
     let call = body.windows(2).position(|bytes| match bytes {
         [0xe8, _] => true,
@@ -128,6 +133,37 @@ fn x86_64_start(code: &[u8]) -> Option<usize> {
     })?;
     let size = if body[call] == 0xe8 { 5 } else { 6 };
     Some(skipped + call + size)
+}
+
+/// What follows the first instruction, if that is one with which C libraries
+/// (glibc's sysdeps/x86_64/start.S, musl's arch/x86_64/crt_arch.h) set up the
+/// arguments of that call.
+fn after_start_instruction(code: &[u8]) -> Option<&[u8]> {
+    /// Its first bytes, and how many bytes of a number or distance follow.
+    const INSTRUCTIONS: [(&[u8], usize); 18] = [
+        (&[0x31, 0xed], 0),             // xor %ebp, %ebp
+        (&[0x48, 0x31, 0xed], 0),       // xor %rbp, %rbp
+        (&[0x48, 0x89, 0xe7], 0),       // mov %rsp, %rdi
+        (&[0x48, 0x8d, 0x35], 4),       // lea _DYNAMIC(%rip), %rsi
+        (&[0x48, 0x83, 0xe4, 0xf0], 0), // and $-16, %rsp
+        (&[0x49, 0x89, 0xd1], 0),       // mov %rdx, %r9
+        (&[0x5e], 0),                   // pop %rsi
+        (&[0x48, 0x89, 0xe2], 0),       // mov %rsp, %rdx
+        (&[0x50], 0),                   // push %rax
+        (&[0x54], 0),                   // push %rsp
+        (&[0x45, 0x31, 0xc0], 0),       // xor %r8d, %r8d
+        (&[0x31, 0xc9], 0),             // xor %ecx, %ecx
+        (&[0x49, 0xc7, 0xc0], 4),       // mov $__libc_csu_fini, %r8
+        (&[0x48, 0xc7, 0xc1], 4),       // mov $__libc_csu_init, %rcx
+        (&[0x48, 0xc7, 0xc7], 4),       // mov $main, %rdi
+        (&[0x4c, 0x8d, 0x05], 4),       // lea __libc_csu_fini(%rip), %r8
+        (&[0x48, 0x8d, 0x0d], 4),       // lea __libc_csu_init(%rip), %rcx
+        (&[0x48, 0x8d, 0x3d], 4),       // lea main(%rip), %rdi
+    ];
+    INSTRUCTIONS.iter().find_map(|(first, more)| {
+        let rest = code.strip_prefix(*first)?;
+        rest.get(*more..)
+    })
 }
 
 /// `mov x29, #0` and `mov x30, #0`, up to and with the first branch.
@@ -162,5 +198,37 @@ fn add(builder: &mut Builder<'_>, range: Range<u64>, rule: Rule) -> Result<(), B
     match builder.code_range(range.start, range.end - range.start) {
         Some(range) => builder.add(Source::None, range, &mut [row]),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distance_is_no_call() {
+        let mut musl = vec![0x48, 0x31, 0xed, 0x48, 0x89, 0xe7];
+        musl.extend([0x48, 0x8d, 0x35, 0xe8, 0x3d, 0xff, 0x15]);
+        musl.extend([0x48, 0x83, 0xe4, 0xf0, 0xe8, 0, 0, 0, 0]);
+        let size = musl.len();
+        musl.resize(MAX_START, 0xe8);
+        assert_eq!(x86_64_start(&musl), Some(size));
+    }
+
+    #[test]
+    fn the_first_call_ends_it() {
+        let mut glibc = vec![0xf3, 0x0f, 0x1e, 0xfa, 0x31, 0xed, 0x49, 0x89, 0xd1, 0x5e];
+        glibc.extend([0x48, 0x89, 0xe2, 0x48, 0x83, 0xe4, 0xf0, 0x50, 0x54]);
+        glibc.extend([
+            0x45, 0x31, 0xc0, 0x31, 0xc9, 0x48, 0x8d, 0x3d, 1, 0xe8, 2, 3,
+        ]);
+        glibc.extend([0xff, 0x15, 4, 5, 6, 7]);
+        let size = glibc.len();
+        glibc.resize(MAX_START, 0xe8);
+        assert_eq!(x86_64_start(&glibc), Some(size));
+        assert_eq!(x86_64_start(&glibc[6..]), None);
+        // With an instruction that is not known.
+        assert_eq!(x86_64_start(&[0x31, 0xed, 0x90, 0xe8, 1, 2, 3, 4]), Some(8));
+        assert_eq!(x86_64_start(&[0x31, 0xed, 0x90, 0x90]), None);
     }
 }

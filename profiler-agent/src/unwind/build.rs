@@ -1,6 +1,6 @@
 //! From a file to its table, source by source.
 
-use std::{ops::Range, time::Duration};
+use std::{io, ops::Range, time::Duration};
 
 use profiler_abi::unwind::{Rule, cfa, runtime_kind};
 use rustix::time::{ClockId, clock_gettime};
@@ -35,17 +35,20 @@ pub(super) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub(super) fn new(file: &'a dyn ReadAt, limits: &BuildLimits) -> Result<Self, BuildError> {
+        let deadline = cpu_time().saturating_add(limits.time);
         let image = ElfImage::read(file)?;
+        let interpreter = Interpreter::find(&Timed { file, deadline }, &image);
+        check_time(deadline, limits)?;
         let start = image.code().map(|segment| segment.address).min();
         let end = image.code().map(|segment| segment.end()).max();
         let addresses = start.unwrap_or(0)..end.unwrap_or(0);
         Ok(Self {
-            interpreter: Interpreter::find(file, &image),
+            interpreter,
             file,
             image,
             report: TableReport::default(),
             limits: *limits,
-            deadline: cpu_time().saturating_add(limits.time),
+            deadline,
             rules: Rules::new(),
             rows: Rows::new(addresses, limits.bytes).map_err(|Full| too_large(limits))?,
             functions: [0; Source::ALL.len()],
@@ -188,6 +191,25 @@ impl Builder<'_> {
     }
 }
 
+/// A file that can be read until the thread has had its time.
+struct Timed<'a> {
+    file: &'a dyn ReadAt,
+    deadline: Duration,
+}
+
+impl ReadAt for Timed<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match cpu_time() > self.deadline {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => self.file.read_at(buffer, offset),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+}
+
 fn check_time(deadline: Duration, limits: &BuildLimits) -> Result<(), BuildError> {
     match cpu_time() > deadline {
         true => Err(BuildError::TooSlow(limits.time)),
@@ -205,10 +227,32 @@ fn too_large(limits: &BuildLimits) -> BuildError {
 }
 
 /// CPU time that this thread has had.
-fn cpu_time() -> Duration {
+pub(super) fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(
         time.tv_sec.try_into().unwrap_or_default(),
         time.tv_nsec.try_into().unwrap_or_default(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unwind::binary::tests::own_program;
+
+    #[test]
+    fn without_time_nothing_is_read() {
+        let program = own_program();
+        let file = Timed {
+            file: program.file(),
+            deadline: Duration::ZERO,
+        };
+        assert!(file.read_exact_at(&mut [0], 0).is_err());
+        let limits = BuildLimits {
+            time: Duration::ZERO,
+            ..BuildLimits::default()
+        };
+        let built = Builder::new(program.file(), &limits);
+        assert!(matches!(built.err(), Some(BuildError::TooSlow(_))));
+    }
 }

@@ -17,9 +17,9 @@ const MAX_FOUND: usize = 64;
 /// Symbol tables that are looked through: a file has `.symtab` and `.dynsym`.
 const MAX_TABLES: usize = 2;
 
-/// Most bytes of a table that are looked through: twice what the largest
-/// browsers have with all their symbols.
-const MAX_TABLE: u64 = 1 << 30;
+/// Most bytes of a table that are looked through: ten times what the largest
+/// interpreters and Go programs have. A hostile file need not even store them.
+const MAX_TABLE: u64 = 128 << 20;
 
 /// Longest name of a symbol that is kept.
 const MAX_NAME: usize = 256;

@@ -114,6 +114,16 @@ pub(super) fn list(code: &[Code]) -> Vec<MappingEntry> {
     entries
 }
 
+/// The tables of all files of a process, each once.
+pub(super) fn tables(code: &[Code]) -> Vec<Arc<Slot>> {
+    let slots = code.iter().filter_map(|code| match &code.source {
+        Source::Table(slot) => Some((Arc::as_ptr(slot), slot)),
+        Source::Jit | Source::Refused => None,
+    });
+    let slots: HashMap<_, _> = slots.collect();
+    slots.into_values().map(Arc::clone).collect()
+}
+
 /// A process of a session.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -142,6 +152,8 @@ pub(super) struct Installed {
     /// `None`: it has no code.
     pub(super) list: Option<Arc<Shared>>,
     pub(super) count: u32,
+    /// Those that the list names: they stay for as long as it is shown.
+    pub(super) _tables: Vec<Arc<Slot>>,
     pub(super) at: Instant,
 }
 
@@ -168,14 +180,10 @@ impl Process {
 
     /// Notes which tables may still come.
     pub(super) fn note_open(&mut self) {
-        let slots = self.code.iter().filter_map(|code| match &code.source {
-            Source::Table(slot) => Some((Arc::as_ptr(slot), slot)),
-            Source::Jit | Source::Refused => None,
+        let open = tables(&self.code).into_iter().map(|slot| {
+            let stage = slot.stage();
+            (slot, stage)
         });
-        let slots: HashMap<_, _> = slots.collect();
-        let open = slots
-            .into_values()
-            .map(|slot| (Arc::clone(slot), slot.stage()));
         self.open = open.filter(|(_, stage)| *stage != Stage::Settled).collect();
     }
 

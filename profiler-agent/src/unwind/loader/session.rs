@@ -135,6 +135,12 @@ impl Session {
                 true
             }
             Outcome::NoRoom => {
+                // What is shown is no longer how it is. Its stacks are copied
+                // until there is room.
+                if process.installed.is_some() {
+                    self.hide(pid);
+                    process.installed = None;
+                }
                 inner.report.lists_without_room += 1;
                 inner.processes.insert(pid, process);
                 false
@@ -187,6 +193,7 @@ impl Session {
         let _before = process.installed.replace(Installed {
             list,
             count: entries.len() as u32,
+            _tables: process::tables(&process.code),
             at: now,
         });
         let updated = kernel_maps::update(&self.map, pid, &process.entry(), write);

@@ -22,7 +22,7 @@ pub use self::refusal::Refusal;
 pub(super) use self::slot::{Lookup, Slot, Stage};
 use self::{
     cpu_budget::CpuBudget,
-    slot::{Loaded, State},
+    slot::{Kept, Loaded, State},
 };
 use super::{
     bell::Bell,
@@ -44,6 +44,10 @@ const MAX_SLOTS: usize = 8192;
 
 /// Most binaries that are open because they wait to be built.
 const MAX_WAITING: usize = 512;
+
+/// Most binaries that are open because they were refused and are to be tried
+/// again. Others are tried again when a process that has them is loaded.
+const MAX_KEPT: usize = 1024;
 
 /// How long a table waits for what was freed to become usable.
 const ROOM_TIME: Duration = Duration::from_millis(2500);
@@ -84,6 +88,8 @@ struct Known {
 struct Inner {
     known: HashMap<BinaryId, Known>,
     queue: VecDeque<Arc<Slot>>,
+    /// One for each binary that is kept open, and this one.
+    places: Arc<()>,
     building: usize,
     cpu: CpuBudget,
     stopped: bool,
@@ -120,6 +126,7 @@ impl Registry {
             inner: Mutex::new(Inner {
                 known: HashMap::new(),
                 queue: VecDeque::new(),
+                places: Arc::new(()),
                 building: 0,
                 cpu: CpuBudget::new(cpu, Instant::now()),
                 stopped: false,
@@ -158,9 +165,10 @@ impl Registry {
     /// `None`: there are too many binaries.
     pub(super) fn slot(&self, binary: &Arc<Binary>) -> Option<Arc<Slot>> {
         let mut inner = self.inner();
+        let inner = &mut *inner;
         if let Some(known) = inner.known.get_mut(binary.id()) {
             known.idle_since = None;
-            known.slot.lend(binary);
+            known.slot.lend(|| keep(&inner.places, binary));
             return Some(Arc::clone(&known.slot));
         }
         if inner.known.len() >= MAX_SLOTS {
@@ -172,13 +180,13 @@ impl Registry {
             idle_since: None,
         };
         inner.known.insert(binary.id().clone(), known);
-        self.enqueue(&mut inner, &slot, binary);
+        self.enqueue(inner, &slot, binary);
         Some(slot)
     }
 
     fn enqueue(&self, inner: &mut Inner, slot: &Arc<Slot>, binary: &Arc<Binary>) {
         if inner.queue.len() >= MAX_WAITING {
-            inner.refuse(slot, Refusal::Busy, None);
+            inner.refuse(slot, Refusal::Busy, binary);
             return;
         }
         slot.set(State::Waiting(Arc::clone(binary)));
@@ -201,7 +209,7 @@ impl Registry {
                     inner.built += 1;
                     slot.set(State::Ready(loaded));
                 }
-                Err(reason) => inner.refuse(&slot, reason, Some(binary)),
+                Err(reason) => inner.refuse(&slot, reason, &binary),
             }
             drop(inner);
             self.bell.ring();
@@ -226,7 +234,7 @@ impl Registry {
                 continue;
             };
             if !inner.cpu.allows(Instant::now()) {
-                inner.refuse(&slot, Refusal::CpuBudget, Some(binary));
+                inner.refuse(&slot, Refusal::CpuBudget, &binary);
                 self.bell.ring();
                 continue;
             }
@@ -335,7 +343,8 @@ impl Registry {
         };
         let due: Vec<_> = inner.known.values().filter_map(due).collect();
         for (slot, binary) in due {
-            if !inner.cpu.allows(now) {
+            // The others stay as they are until the next time.
+            if !inner.cpu.allows(now) || inner.queue.len() >= MAX_WAITING {
                 break;
             }
             self.enqueue(&mut inner, &slot, &binary);
@@ -359,18 +368,27 @@ impl Registry {
 }
 
 impl Inner {
-    fn refuse(&mut self, slot: &Slot, reason: Refusal, binary: Option<Arc<Binary>>) {
+    fn refuse(&mut self, slot: &Slot, reason: Refusal, binary: &Arc<Binary>) {
+        let retry_at = reason.retry_after().map(|after| Instant::now() + after);
         let is_new = slot.set(State::Refused {
             reason,
-            retry_at: reason.retry_after().map(|after| Instant::now() + after),
+            retry_at,
             // Not held open for nothing.
-            binary: binary.filter(|_| reason.retry_after().is_some()),
+            binary: retry_at.and_then(|_| keep(&self.places, binary)),
         });
         // The same binary again is not another one.
         if is_new {
             *self.refused.entry(reason).or_default() += 1;
         }
     }
+}
+
+/// Keeps a binary open, if there is a place for it.
+fn keep(places: &Arc<()>, binary: &Arc<Binary>) -> Option<Kept> {
+    (Arc::strong_count(places) <= MAX_KEPT).then(|| Kept {
+        binary: Arc::clone(binary),
+        _place: Arc::clone(places),
+    })
 }
 
 /// CPU time that this thread has had.

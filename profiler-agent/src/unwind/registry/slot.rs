@@ -32,8 +32,15 @@ pub(super) enum State {
     Refused {
         reason: Refusal,
         retry_at: Option<Instant>,
-        binary: Option<Arc<Binary>>,
+        binary: Option<Kept>,
     },
+}
+
+/// A file that is held open for another try, and one of the places for such files.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) binary: Arc<Binary>,
+    pub(super) _place: Arc<()>,
 }
 
 /// What kernel programs can make of a mapping.
@@ -148,15 +155,16 @@ impl Slot {
         }
     }
 
-    /// Gives the file back to one that was refused and let go of it.
-    pub(super) fn lend(&self, file: &Arc<Binary>) {
+    /// Gives the file back to one that was refused and let go of it, where
+    /// there is a place for it.
+    pub(super) fn lend(&self, keep: impl FnOnce() -> Option<Kept>) {
         if let State::Refused {
             binary: binary @ None,
             retry_at: Some(_),
             ..
         } = &mut self.inner().state
         {
-            *binary = Some(Arc::clone(file));
+            *binary = keep();
         }
     }
 
@@ -164,10 +172,10 @@ impl Slot {
     pub(super) fn due(&self, now: Instant) -> Option<Arc<Binary>> {
         match &self.inner().state {
             State::Refused {
-                binary: Some(binary),
+                binary: Some(kept),
                 retry_at: Some(at),
                 ..
-            } if *at <= now => Some(Arc::clone(binary)),
+            } if *at <= now => Some(Arc::clone(&kept.binary)),
             _ => None,
         }
     }

@@ -150,6 +150,51 @@ fn without_cpu_time_tables_are_built_later() {
 }
 
 #[test]
+fn what_found_the_queue_full_is_tried_again() {
+    let Some(registry) = registry(CPU, 64 << 20) else {
+        return;
+    };
+    let text = Arc::new(Slot::new(&binary(b"first of many")));
+    // No thread takes any of them before the lock is free.
+    let mut inner = registry.inner();
+    inner
+        .queue
+        .extend((0..MAX_WAITING).map(|_| Arc::clone(&text)));
+    let slot = Arc::new(Slot::new(&vdso()));
+    registry.enqueue(&mut inner, &slot, &vdso());
+    assert_eq!(slot.lookup(0), Lookup::Refused(Refusal::Busy));
+    assert_eq!(slot.stage(), Stage::Later);
+    inner.known.insert(
+        vdso().id().clone(),
+        Known {
+            slot: Arc::clone(&slot),
+            idle_since: None,
+        },
+    );
+    drop(inner);
+    registry.work.notify_all();
+    for _ in 0..600 {
+        if slot.stage() == Stage::Settled {
+            break;
+        }
+        registry.tend(Instant::now() + Duration::from_secs(1));
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(matches!(slot.lookup(0), Lookup::Table { .. }));
+}
+
+#[test]
+fn a_bounded_number_of_files_is_kept_open() {
+    let places = Arc::new(());
+    let binary = vdso();
+    let mut kept: Vec<_> = (0..MAX_KEPT).map(|_| keep(&places, &binary)).collect();
+    assert!(kept.iter().all(Option::is_some));
+    assert!(keep(&places, &binary).is_none());
+    kept.pop();
+    assert!(keep(&places, &binary).is_some());
+}
+
+#[test]
 fn tables_that_nobody_uses_are_forgotten_after_a_while() {
     let Some(registry) = registry(CPU, 64 << 20) else {
         return;

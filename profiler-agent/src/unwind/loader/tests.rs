@@ -306,6 +306,30 @@ fn a_full_heap_cuts_large_lists_and_shows_small_ones() {
 }
 
 #[test]
+fn a_process_whose_new_list_finds_no_room_is_hidden_until_there_is() {
+    let settings = UnwindSettings {
+        budget_bytes: CHUNK_BYTES,
+        ..UnwindSettings::default()
+    };
+    let Some(test) = session(settings) else {
+        return;
+    };
+    test.tables.load(process(7, holes(30)));
+    let heap = &test.unwinder.shared.heap;
+    let mut filler = Vec::new();
+    for size in [64 << 10, 4 << 10, 64] {
+        while let Some(blocks) = heap.allocate(&[size]) {
+            filler.push(blocks);
+        }
+    }
+    assert!(test.entry(7).is_some());
+    test.tables.load(process(7, holes(31)));
+    assert_eq!(test.entry(7), None);
+    drop(filler);
+    test.wait(|test| test.entry(7).is_some_and(|entry| entry.mapping_count == 31));
+}
+
+#[test]
 fn a_session_that_ends_leaves_nothing_behind() {
     let Some(test) = session(UnwindSettings::default()) else {
         return;

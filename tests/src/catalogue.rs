@@ -354,6 +354,8 @@ pub fn jit() -> Work {
 
 /// Go.
 pub fn gopher() -> Work {
+    // The runtime interrupts goroutines by a signal, to let others run.
+    const SIGNAL: &str = "runtime.% *";
     let chain = |leaf: &str| {
         let steps = [
             "main.main.% ?",
@@ -361,12 +363,20 @@ pub fn gopher() -> Work {
             "main.outer",
             "main.middle",
             leaf,
+            SIGNAL,
         ];
         Chain::new(leaf, Root::Goroutine, &steps)
     };
     let chains = vec![chain("main.leafCost"), chain("main.framedCost")];
     let body = ["main.main.% ?", "main.body"];
+    let interrupted = |steps: &[&'static str]| [&body[..], steps, &[SIGNAL]].concat();
     let expected = Expected::new(chains, &[])
+        .also(Root::Goroutine, &interrupted(&[]))
+        .also(Root::Goroutine, &interrupted(&["main.outer"]))
+        .also(
+            Root::Goroutine,
+            &interrupted(&["main.outer", "main.middle"]),
+        )
         .also(Root::Goroutine, &[&body[..], &["main.now", "% *"]].concat())
         // The runtime's own threads and stacks.
         .also(Root::Own, &["runtime.%", "% *"]);
@@ -385,12 +395,17 @@ pub fn many_stacks(us_each: u32) -> Work {
 
 /// Processes that live for 2 ms. The stacks are those of the children.
 pub fn fork_storm(a_second: u32) -> Work {
+    const LOADER: &str = "@ld-linux/@libc *";
+    const FINI: &str =
+        "@libc/@ld-linux/_fini/fini/__do_global_dtors_aux/deregister_tm_clones/__cxa_finalize% *";
     let steps = ["main", "short_a", "short_b", "short_cost"];
     let chain = Chain::new("short_cost", Root::Main, &steps);
     let expected = Expected::new(vec![chain], &[])
         // Before main, and after it.
-        .also(Root::Own, &["@ld-linux", "@ld-linux/@libc *"])
+        .also(Root::Own, &["_start/_dl_start_user", LOADER])
+        .also_if_whole(Root::Own, &["@ld-linux", LOADER])
         .also(Root::Main, &["@libc/@ld-linux *"])
+        .also(Root::Main, &["exit", FINI])
         .also(Root::Main, &["main", "@libc *"]);
     const CHILD: &str = "short_lived";
     let mut work = Work::new("fork_storm", Build::Frameless, expected)
@@ -452,4 +467,68 @@ pub fn hostile(kind: &str, more: &[String]) -> Work {
     texts.fold(work.named(format!("hostile {kind}")), |work, text| {
         work.argument(Argument::Text(text.to_owned()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::Frame;
+    use crate::score::{Observed, Score};
+
+    fn is_clean(work: &Work, stack: &str, claims_whole: bool) -> bool {
+        let parse = |frame: &str| match frame.split_once('@') {
+            Some((function, module)) => Frame::new(function, module),
+            None => Frame::new(frame, "program"),
+        };
+        let observed = Observed {
+            frames: stack.split_whitespace().map(parse).collect(),
+            claims_whole,
+            count: 1,
+            weight: 0,
+        };
+        let score = Score::of(&work.expected, &[observed]);
+        score.all.clean == 1 && score.all.wrong == 0
+    }
+
+    #[test]
+    fn goroutines_are_interrupted_anywhere() {
+        let signal = "runtime.cgoSigtramp runtime.sigtrampgo runtime.sighandler";
+        let body = "runtime.goexit main.main.func1 main.body";
+        for above in [
+            "",
+            "main.outer",
+            "main.outer main.middle",
+            "main.outer main.middle main.leafCost",
+        ] {
+            let stack = format!("{body} {above} {signal}");
+            assert!(is_clean(&gopher(), &stack, true), "{stack}");
+        }
+        for above in ["main.outer main.leafCost", "main.leafCost"] {
+            let stack = format!("{body} {above} {signal}");
+            assert!(!is_clean(&gopher(), &stack, true), "{stack}");
+        }
+    }
+
+    #[test]
+    fn short_lived_processes_begin_and_end() {
+        let work = fork_storm(1);
+        let root = "_start __libc_start_main_impl@libc.so.6 __libc_start_call_main@libc.so.6";
+        let exit = "exit@libc.so.6 __run_exit_handlers@libc.so.6";
+        let fini = "_dl_fini@ld-linux-x86-64.so.2 __do_global_dtors_aux";
+        assert!(is_clean(&work, &format!("{root} {exit} {fini}"), true));
+        assert!(!is_clean(&work, &format!("{root} {exit} elsewhere"), true));
+        assert!(!is_clean(
+            &work,
+            &format!("{root} __do_global_dtors_aux"),
+            true
+        ));
+        let loader = "_dl_sysdep_start@ld-linux-x86-64.so.2 dl_main@ld-linux-x86-64.so.2";
+        assert!(is_clean(
+            &work,
+            &format!("_start@ld-linux-x86-64.so.2 {loader}"),
+            false
+        ));
+        assert!(is_clean(&work, loader, true));
+        assert!(!is_clean(&work, loader, false));
+    }
 }

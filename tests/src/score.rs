@@ -96,7 +96,17 @@ pub struct Expected {
     /// Its chains.
     pub chains: Vec<Chain>,
     bookkeeping: Vec<Pattern>,
-    also: Vec<(Pattern, usize)>,
+    also: Vec<Also>,
+}
+
+/// A stack of no chain that is right as well.
+#[derive(Clone, Debug)]
+struct Also {
+    pattern: Pattern,
+    /// Steps that must have been taken, as in [`Chain`].
+    least: usize,
+    /// Only where the profiler says that this is all of it.
+    if_whole: bool,
 }
 
 impl Expected {
@@ -115,10 +125,24 @@ impl Expected {
 
     /// Stacks of no chain that are right as well.
     #[must_use]
-    pub fn also(mut self, root: Root, steps: &[&str]) -> Self {
+    pub fn also(self, root: Root, steps: &[&str]) -> Self {
+        self.and(root, steps, false)
+    }
+
+    /// The same, for stacks that look alike when their root is missing: right only if they are said to be whole.
+    #[must_use]
+    pub fn also_if_whole(self, root: Root, steps: &[&str]) -> Self {
+        self.and(root, steps, true)
+    }
+
+    fn and(mut self, root: Root, steps: &[&str], if_whole: bool) -> Self {
         let least = root.steps().len() + 1;
         let steps = root.steps().iter().chain(steps).copied();
-        self.also.push((Pattern::new(steps), least));
+        self.also.push(Also {
+            pattern: Pattern::new(steps),
+            least,
+            if_whole,
+        });
         self
     }
 
@@ -151,9 +175,15 @@ impl Expected {
                 && patterns.any(|one| one.matches(frames, start, Edge::Exact))
         };
         let also = |start| {
-            let mut patterns = self.also.iter();
-            leaf.is_none()
-                && patterns.any(|(one, least)| one.matches(frames, start, Edge::Behind(*least)))
+            let mut allowed = self
+                .also
+                .iter()
+                .filter(|also| observed.claims_whole || !also.if_whole);
+            let is = |also: &Also| {
+                let end = Edge::Behind(also.least);
+                also.pattern.matches(frames, start, end)
+            };
+            leaf.is_none() && allowed.any(is)
         };
         let right = |start| matches(start) || bookkeeping(start) || also(start);
         let clean = !frames.is_empty() && right(Edge::Exact);
@@ -431,6 +461,15 @@ mod tests {
             judge("@libc.so.6 @libc.so.6 body nanosleep@libc.so.6"),
             of(1, 1, 1, 0)
         );
+    }
+
+    #[test]
+    fn what_looks_like_a_stump_is_right_if_it_is_whole() {
+        let chain = Chain::new("work", Root::Main, &["main", "work"]);
+        let expected = Expected::new(vec![chain], &[]).also_if_whole(Root::Own, &["@ld-linux"]);
+        let judge = |whole| Score::of(&expected, &[observed("@ld-linux.so", whole, 1)]).all;
+        assert_eq!(judge(true), of(1, 1, 1, 0));
+        assert_eq!(judge(false), of(0, 0, 0, 0));
     }
 
     #[test]

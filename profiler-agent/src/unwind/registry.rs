@@ -19,10 +19,10 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 
 pub use self::refusal::Refusal;
-pub(super) use self::slot::{Lookup, Slot, Stage};
-use self::{
+use self::slot::{Kept, Loaded, State};
+pub(super) use self::{
     cpu_budget::CpuBudget,
-    slot::{Kept, Loaded, State},
+    slot::{Lookup, Slot, Stage},
 };
 use super::{
     bell::Bell,

@@ -6,6 +6,7 @@ use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 use gimli::{BaseAddresses, DebugFrame, EhFrame, EndianSlice, LittleEndian, Vendor};
 
 use super::{
+    builds::Builds,
     cfi::{self, Found, Index, Work},
     code,
     pages::{PageReader, Pages, Source},
@@ -59,6 +60,8 @@ struct Layout {
 /// How the entry for an address is found in `.eh_frame`.
 enum Search {
     Table(SearchTable),
+    /// There is no table that can be trusted, and no index yet.
+    NoTable,
     Index(Index),
 }
 
@@ -107,6 +110,11 @@ impl FileRules {
         self.row_bytes = kept.map(|row| ROW_BYTES + row.step.bytes()).sum();
     }
 
+    /// Whether something was built of all of it.
+    pub(super) fn has_built(&self) -> bool {
+        self.layout.as_ref().is_some_and(Layout::has_built)
+    }
+
     /// The address that the file gives to what a mapping of `offset` begins with.
     pub(super) fn address_of(&self, offset: u64) -> Option<u64> {
         self.layout.as_ref()?.image.address_of(offset)
@@ -121,14 +129,18 @@ impl FileRules {
         exact: bool,
         now: u64,
         work: &mut Work,
+        builds: &mut Builds,
     ) -> &Step {
         let address = pc.wrapping_sub(u64::from(!exact));
         let start = match self.known(address) {
             Some(start) => start,
-            None => self.find(file, address, work),
+            None => self.find(file, address, work, builds),
         };
         if work.is_exhausted {
             return &Step::Unsupported;
+        }
+        if builds.is_refused {
+            return &Step::Unknown;
         }
         let Some(row) = self.rows.get_mut(&start) else {
             return &Step::Unknown;
@@ -155,7 +167,13 @@ impl FileRules {
         layout.is_some_and(|layout| code::returns_from_signal(&layout.image, file, pc))
     }
 
-    fn find(&mut self, file: &dyn ReadAt, address: u64, work: &mut Work) -> u64 {
+    fn find(
+        &mut self,
+        file: &dyn ReadAt,
+        address: u64,
+        work: &mut Work,
+        builds: &mut Builds,
+    ) -> u64 {
         let source = Source {
             file,
             pages: &self.pages,
@@ -163,14 +181,14 @@ impl FileRules {
         let found = self
             .layout
             .as_mut()
-            .and_then(|layout| layout.find(source, address, work));
+            .and_then(|layout| layout.find(source, address, work, builds));
         let Found { start, end, step } = found.unwrap_or_else(|| Found {
             start: address,
             end: address.saturating_add(1),
             step: Step::Unknown,
         });
-        if work.is_exhausted {
-            // Another stack may have enough left for it.
+        if work.is_exhausted || builds.is_refused {
+            // Another stack may have enough left for it, or come later.
             return start;
         }
         let bytes = |step: &Step| ROW_BYTES + step.bytes();
@@ -191,7 +209,7 @@ impl Layout {
                 .and_then(|header| SearchTable::read(source, header));
             let search = match table {
                 Some(table) => Search::Table(table),
-                None => Search::Index(index_of(&image, source, place)),
+                None => Search::NoTable,
             };
             (place, search)
         });
@@ -206,6 +224,13 @@ impl Layout {
             eh_frame,
             second: Second::NotAsked,
         }
+    }
+
+    fn has_built(&self) -> bool {
+        let is_second = |section: &Section| section.name == ".debug_frame" || is_go(section);
+        let is_asked = !matches!(self.second, Second::NotAsked);
+        matches!(self.eh_frame, Some((_, Search::Index(_))))
+            || is_asked && self.image.sections.iter().any(is_second)
     }
 
     fn bytes(&self) -> usize {
@@ -223,9 +248,16 @@ impl Layout {
         eh_frame + second + segments + sections
     }
 
-    fn find(&mut self, source: Source<'_>, address: u64, work: &mut Work) -> Option<Found> {
-        if let Some(found) = self.in_eh_frame(source, address, work) {
-            return Some(found);
+    fn find(
+        &mut self,
+        source: Source<'_>,
+        address: u64,
+        work: &mut Work,
+        builds: &mut Builds,
+    ) -> Option<Found> {
+        let found = self.in_eh_frame(source, address, work, builds);
+        if found.is_some() || builds.is_refused {
+            return found;
         }
         let here = |step| Found {
             start: address,
@@ -236,7 +268,7 @@ impl Layout {
             return Some(here(step));
         }
         if let Second::NotAsked = self.second {
-            self.second = Second::read(&self.image, source.file);
+            self.second = builds.build(|| Second::read(&self.image, source.file))?;
         }
         match &self.second {
             Second::DebugFrame { bytes, index } => {
@@ -252,7 +284,13 @@ impl Layout {
         }
     }
 
-    fn in_eh_frame(&mut self, source: Source<'_>, address: u64, work: &mut Work) -> Option<Found> {
+    fn in_eh_frame(
+        &mut self,
+        source: Source<'_>,
+        address: u64,
+        work: &mut Work,
+        builds: &mut Builds,
+    ) -> Option<Found> {
         let machine = self.image.machine;
         let (place, search) = self.eh_frame.as_mut()?;
         let (section, bases) = eh_frame(source, *place, machine);
@@ -264,8 +302,12 @@ impl Layout {
             match row {
                 Some(Ok((function, found))) if function == hit.function => return found,
                 // The table lies: from now on the entries themselves are asked.
-                _ => *search = Search::Index(index_of(&self.image, source, *place)),
+                _ => *search = Search::NoTable,
             }
+        }
+        if let Search::NoTable = search {
+            let image = &self.image;
+            *search = Search::Index(builds.build(|| index_of(image, source, *place))?);
         }
         let Search::Index(index) = search else {
             return None;

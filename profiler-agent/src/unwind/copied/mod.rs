@@ -14,8 +14,11 @@
 //!
 //! Files and stacks may be hostile. What is done for one stack is bounded: its
 //! frames, the bytes of call frame information evaluated, the operations of an
-//! expression. What is kept is bounded by bytes.
+//! expression. What is done for whole files is bounded by CPU time in each
+//! minute: without it, their code is that without rules. What is kept is bounded
+//! by bytes.
 
+mod builds;
 mod cfi;
 mod code;
 mod expression;

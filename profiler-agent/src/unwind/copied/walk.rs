@@ -10,6 +10,7 @@ use profiler_abi::{INTERRUPTED, MAX_USER_FRAMES};
 
 use super::{
     Code, CopiedStack, Mapping, Mappings, Stop, Walk,
+    builds::Builds,
     cfi::Work,
     file::FileRules,
     memory::Memory,
@@ -25,12 +26,14 @@ pub struct StackWalker {
     vdso: Vec<u8>,
     files: HashMap<FileKey, FileRules>,
     budget_bytes: usize,
+    builds: Builds,
     /// Grows with every frame: when something was last used.
     now: u64,
 }
 
+/// What a file is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum FileKey {
+pub(super) enum FileKey {
     File(u64),
     Vdso,
 }
@@ -70,6 +73,7 @@ impl StackWalker {
             vdso,
             files: HashMap::new(),
             budget_bytes,
+            builds: Builds::new(),
             now: 0,
         }
     }
@@ -183,7 +187,9 @@ impl StackWalker {
             .pc
             .wrapping_sub(mapping.start)
             .wrapping_add(address);
-        let caller = match known.step(file, pc, position.exact, self.now, work) {
+        let builds = &mut self.builds;
+        builds.begin(key);
+        let caller = match known.step(file, pc, position.exact, self.now, work, builds) {
             Step::Rules(rules) => rules.apply(frame),
             Step::Row(rule) => step::by_row(rule, frame, pc),
             Step::Linkage(pushed) => step::by_linkage(*pushed, frame),
@@ -206,9 +212,14 @@ impl StackWalker {
             let (_, since, _) = uses.select_nth_unstable(middle);
             // At least one goes: no two frames have the same time.
             let since = *since + 1;
-            self.files.retain(|_, file| {
+            let builds = &mut self.builds;
+            self.files.retain(|key, file| {
                 file.forget_before(since);
-                file.used >= since
+                let stays = file.used >= since;
+                if !stays && file.has_built() {
+                    builds.pause(*key);
+                }
+                stays
             });
         }
     }

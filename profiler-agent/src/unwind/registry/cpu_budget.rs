@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// A share of every minute, which can be used at once, and may be overdrawn by
 /// the last table that began within it.
 #[derive(Debug)]
-pub(super) struct CpuBudget {
+pub(in crate::unwind) struct CpuBudget {
     per_minute: Duration,
     left: Duration,
     overdrawn: Duration,
@@ -13,7 +13,7 @@ pub(super) struct CpuBudget {
 }
 
 impl CpuBudget {
-    pub(super) fn new(per_minute: Duration, now: Instant) -> Self {
+    pub(in crate::unwind) fn new(per_minute: Duration, now: Instant) -> Self {
         Self {
             per_minute,
             left: per_minute,
@@ -23,7 +23,7 @@ impl CpuBudget {
     }
 
     /// Whether there is any left.
-    pub(super) fn allows(&mut self, now: Instant) -> bool {
+    pub(in crate::unwind) fn allows(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at);
         self.at = self.at.max(now);
         let share = passed.as_secs_f64().min(60.0) / 60.0;
@@ -35,7 +35,7 @@ impl CpuBudget {
     }
 
     /// Takes off what was used.
-    pub(super) fn spend(&mut self, used: Duration, now: Instant) {
+    pub(in crate::unwind) fn spend(&mut self, used: Duration, now: Instant) {
         self.allows(now);
         self.overdrawn += used.saturating_sub(self.left);
         self.left = self.left.saturating_sub(used);

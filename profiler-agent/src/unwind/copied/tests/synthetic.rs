@@ -1,9 +1,14 @@
 //! Stacks and files made by hand, one question each.
 
+use std::time::Duration;
+
 use profiler_abi::{INTERRUPTED, MAX_USER_FRAMES, REGISTERS, STACK_COPY_BYTES, stack_end};
 
 use super::{
-    super::{Code, CopiedStack, Mapping, Registers, StackWalker, Walk},
+    super::{
+        Code, CopiedStack, Mapping, Registers, StackWalker, Walk, builds::Builds, cfi::Work,
+        file::FileRules, step::Step, walk::FileKey,
+    },
     image::{BASE, CODE, Image, op},
 };
 use crate::unwind::elf::Machine;
@@ -463,4 +468,22 @@ fn what_is_kept_is_bounded_and_what_is_used_stays() {
         assert!(walker.bytes() <= budget, "{}", walker.bytes());
     }
     assert!(walker.bytes() > budget / 2);
+}
+
+#[test]
+fn without_time_for_an_index_code_has_no_rules_for_now() {
+    let bytes = three_functions();
+    let mut file = FileRules::read(&bytes, Machine::X86_64);
+    let mut step = |builds: &mut Builds| {
+        builds.begin(FileKey::File(1));
+        let work = &mut Work::default();
+        let step = file.step(&bytes, CODE + 0x10, true, 1, work, builds);
+        matches!(step, Step::Rules(_))
+    };
+    let mut none = Builds::within(Duration::ZERO);
+    assert!(!step(&mut none));
+    assert!(none.is_refused);
+    assert!(step(&mut Builds::new()));
+    // What is there stays.
+    assert!(step(&mut none));
 }

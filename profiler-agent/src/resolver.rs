@@ -11,13 +11,16 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, channel, sync_channel},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use profiler_abi::{INTERRUPTED, RuntimeFrame, StackCopy, python::CodeRecord};
+use profiler_abi::{
+    INTERRUPTED, RUNS_INTERPRETER, RuntimeFrame, STACK_COPY_BYTES, StackCopy, python::CodeRecord,
+};
 
 use crate::{
     namer::Namer,
@@ -32,6 +35,10 @@ use self::worker::Worker;
 
 /// Jobs that may wait between the sampling thread and the resolver.
 const QUEUE: usize = 4096;
+
+/// Copies of stacks that may wait to be walked, for what the kernel tells of
+/// their processes or for the thread: 8 MiB.
+const MAX_COPIES: usize = (8 << 20) / STACK_COPY_BYTES;
 
 /// How long the end of a session waits for processes and stacks, then for
 /// names. A process can make either take for ever: by a file system of its own,
@@ -72,6 +79,8 @@ pub enum Job {
         stack: Arc<WalkedStack>,
         /// A [`profiler_abi::unwind_method`].
         method: u8,
+        /// How it ended: a [`profiler_abi::stack_end`].
+        end: u8,
     },
     /// A stack that is yet to be walked.
     StackCopy {
@@ -109,7 +118,7 @@ pub struct WalkedStack {
 #[derive(Clone, Debug)]
 pub struct ResolvedStack {
     /// Indices of frames, leaf first.
-    pub frames: Box<[u32]>,
+    pub frames: Arc<[u32]>,
     /// How it ended and how it was walked, where userspace has walked it: a
     /// [`profiler_abi::stack_end`] and a [`profiler_abi::unwind_method`].
     pub walked: Option<(u8, u8)>,
@@ -160,6 +169,9 @@ pub struct Resolved {
 /// The session's end of the resolver.
 pub struct Resolver {
     sender: SyncSender<Job>,
+    /// Copies of stacks handed over and not walked yet.
+    copies: Arc<AtomicUsize>,
+    copies_dropped: u64,
     submitted: Vec<Job>,
     /// Jobs that found the queue full. Every process, and every stack of one,
     /// comes once, so the bounds of the aggregate are theirs.
@@ -180,27 +192,34 @@ struct RawStack {
 
 impl Resolver {
     /// Starts the threads. `tables` are those by which the session's programs
-    /// walk stacks.
+    /// walk stacks; `has_sideband`: every [`Self::commit`] comes with what the
+    /// kernel has told.
     ///
     /// # Errors
     /// Fails where the system has no thread left.
-    pub fn start(symbols: Arc<Symbols>, tables: Option<SessionTables>) -> std::io::Result<Self> {
+    pub fn start(
+        symbols: Arc<Symbols>,
+        tables: Option<SessionTables>,
+        has_sideband: bool,
+    ) -> std::io::Result<Self> {
         let (sender, jobs) = sync_channel(QUEUE);
         let (done, resolved) = channel();
         let namer = Namer::start(symbols)?;
         let worker_namer = namer.batches();
+        let copies = Arc::new(AtomicUsize::new(0));
+        let worker_copies = Arc::clone(&copies);
         thread::Builder::new()
             .name("resolver".to_owned())
             .spawn(move || {
-                if done
-                    .send(Worker::new(worker_namer, tables).run(&jobs))
-                    .is_err()
-                {
+                let worker = Worker::new(worker_namer, tables, worker_copies, has_sideband);
+                if done.send(worker.run(&jobs)).is_err() {
                     tracing::debug!("nobody waits for what was resolved");
                 }
             })?;
         Ok(Self {
             sender,
+            copies,
+            copies_dropped: 0,
             submitted: Vec::new(),
             waiting: VecDeque::new(),
             stacks: Vec::new(),
@@ -211,6 +230,13 @@ impl Resolver {
 
     /// Takes a job, to be handed over with the next [`Self::commit`].
     pub fn submit(&mut self, job: Job) {
+        if matches!(job, Job::StackCopy { .. }) {
+            if self.copies.load(Ordering::Relaxed) >= MAX_COPIES {
+                self.copies_dropped += 1;
+                return;
+            }
+            self.copies.fetch_add(1, Ordering::Relaxed);
+        }
         self.stacks.extend(RawStack::of(&job));
         self.submitted.push(job);
     }
@@ -258,6 +284,12 @@ impl Resolver {
             resolved.frames[frame as usize].names = names;
         }
         resolved.warnings.extend(warnings);
+        if self.copies_dropped > 0 {
+            resolved.warnings.push(format!(
+                "{} copies of stacks were dropped: more than {MAX_COPIES} waited",
+                self.copies_dropped
+            ));
+        }
         resolved
     }
 }
@@ -299,17 +331,18 @@ fn addresses_only(stacks: &[RawStack], warning: &str) -> Resolved {
             }
             frames.push(frame);
         }
-        let frames = frames.into();
         match stack.process {
             Some(process) => {
-                let walked = None;
-                let resolved_stack = ResolvedStack { frames, walked };
+                let resolved_stack = ResolvedStack {
+                    frames: frames.into(),
+                    walked: None,
+                };
                 resolved
                     .user_stacks
                     .insert((process, stack.id), resolved_stack);
             }
             None => {
-                resolved.kernel_stacks.insert(stack.id, frames);
+                resolved.kernel_stacks.insert(stack.id, frames.into());
             }
         }
     }
@@ -338,11 +371,26 @@ impl RawStack {
 /// Where a frame was. Return addresses are looked up at the call before them: a
 /// call that does not return ends on the next function's first byte.
 fn call_site(depth: usize, address: u64) -> u64 {
-    // The kernel's own addresses have this bit and those below it.
-    if address >> 48 == INTERRUPTED >> 48 {
-        address & !INTERRUPTED
-    } else {
-        address.saturating_sub(u64::from(depth > 0))
+    let (address, marks) = without_marks(address);
+    let is_call = depth > 0 && marks & INTERRUPTED == 0;
+    address.saturating_sub(u64::from(is_call))
+}
+
+/// Whether the kernel side found there the function that runs an interpreter's
+/// code.
+fn is_interpreter(address: u64) -> bool {
+    without_marks(address).1 & RUNS_INTERPRETER != 0
+}
+
+/// An address, and what the kernel side has marked it with. The kernel's own
+/// addresses have those bits set, and the ones below them too.
+fn without_marks(address: u64) -> (u64, u64) {
+    const MARKS: u64 = INTERRUPTED | RUNS_INTERPRETER;
+    /// Bits between the marks and the longest addresses of processes.
+    const BETWEEN: u64 = 0x3e00_0000_0000_0000;
+    match address & BETWEEN {
+        0 => (address & !MARKS, address & MARKS),
+        _ => (address, 0),
     }
 }
 
@@ -350,7 +398,7 @@ fn call_site(depth: usize, address: u64) -> u64 {
 mod tests {
     use std::{fs::File, os::fd::AsRawFd, ptr, sync::mpsc::Sender};
 
-    use profiler_abi::unwind_method;
+    use profiler_abi::{stack_end, unwind_method};
 
     use super::*;
     use crate::processes::tests::own_key;
@@ -370,6 +418,7 @@ mod tests {
             id,
             stack: walked(frames),
             method: unwind_method::FRAME_POINTERS,
+            end: stack_end::FRAME_POINTERS,
         }
     }
 
@@ -379,6 +428,8 @@ mod tests {
         let (done, resolved) = channel();
         let resolver = Resolver {
             sender,
+            copies: Arc::default(),
+            copies_dropped: 0,
             submitted: Vec::new(),
             waiting: VecDeque::new(),
             stacks: Vec::new(),
@@ -425,7 +476,7 @@ mod tests {
 
     #[test]
     fn code_mapped_after_its_process_was_read_has_a_file() {
-        let mut resolver = Resolver::start(Arc::default(), None).unwrap();
+        let mut resolver = Resolver::start(Arc::default(), None, false).unwrap();
         resolver.submit(Job::Process {
             index: 0,
             key: own_key(),

@@ -388,8 +388,8 @@ impl<'a> Session<'a> {
         let mut warnings = Vec::new();
         let sideband = open_sideband(&mut warnings);
         let tables = attach_tables(&settings.unwinder, &programs, &mut warnings);
-        let resolver =
-            Resolver::start(Arc::clone(&settings.symbols), tables).map_err(SessionError::Thread)?;
+        let resolver = Resolver::start(Arc::clone(&settings.symbols), tables, sideband.is_some())
+            .map_err(SessionError::Thread)?;
         let sampling = Sampling::default();
         let targets = spec
             .target
@@ -456,6 +456,7 @@ impl<'a> Session<'a> {
             aggregate,
             ..
         } = self;
+        let held = aggregate.take_held_copies();
         programs.drain(|bytes| match reader::parse(bytes) {
             Ok(record) => aggregate.add(record, resolver),
             Err(error) => {
@@ -463,6 +464,7 @@ impl<'a> Session<'a> {
                 aggregate.add_malformed();
             }
         });
+        aggregate.add_held_copies(held, resolver);
         // Read after the samples, it tells all that happened before them.
         resolver.commit(sideband.as_mut().map(Sideband::drain));
     }
@@ -552,6 +554,12 @@ impl<'a> Session<'a> {
         let ledger = input.ledger();
         warnings.extend(input.warnings());
         warnings.extend(resolved.unwind.iter().flat_map(unwind_warnings));
+        if self.aggregate.refused_stacks() > 0 {
+            warnings.push(format!(
+                "{} stacks were not kept: the different ones had filled their memory",
+                self.aggregate.refused_stacks()
+            ));
+        }
         facts.warnings = warnings;
         facts.unwind = unwind_facts(&resolved, &counters, &self.aggregate);
         facts.own_cost.agent_cpu_ns = own_cost::cpu_ns().saturating_sub(cpu_before_ns);

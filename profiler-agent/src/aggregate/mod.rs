@@ -6,6 +6,7 @@ mod store;
 use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
+    mem,
     sync::Arc,
 };
 
@@ -23,8 +24,11 @@ use crate::{
 
 use self::store::SampleStore;
 
-/// Bytes of addresses kept for stacks, 2 Mi frames.
-const MAX_STACK_BYTES: usize = 16 << 20;
+/// Bytes of addresses kept for stacks: 8 Mi frames, 65,000 different stacks of 128.
+const MAX_STACK_BYTES: usize = 64 << 20;
+
+/// Copies that wait one more turn for the frames the kernel has walked.
+const MAX_HELD_COPIES: usize = 64;
 
 /// Threads, processes and accounts kept. A host that starts 200 processes a
 /// second reaches this in 20 minutes.
@@ -162,6 +166,8 @@ pub struct Aggregate {
     /// resolver knows.
     resolving: HashSet<(u32, u64)>,
     copies: u64,
+    held_copies: Vec<Box<StackCopy>>,
+    refused_stacks: u64,
     store: SampleStore,
     accounts: Vec<RawAccount>,
     lost_accounts: u64,
@@ -182,6 +188,8 @@ impl Aggregate {
             stack_bytes: 0,
             resolving: HashSet::new(),
             copies: 0,
+            held_copies: Vec::new(),
+            refused_stacks: 0,
             store: SampleStore::new(max_samples),
             accounts: Vec::new(),
             lost_accounts: 0,
@@ -218,6 +226,7 @@ impl Aggregate {
         }
         let bytes = size_of_val(frames) + size_of_val(&runtime[..]);
         if self.stack_bytes + bytes > MAX_STACK_BYTES {
+            self.refused_stacks += 1;
             return;
         }
         self.stack_bytes += bytes;
@@ -232,6 +241,32 @@ impl Aggregate {
     /// much later: a block request is sent when it completes.
     fn add_copy(&mut self, copy: Box<StackCopy>, resolver: &mut Resolver) {
         self.copies += 1;
+        let is_known = copy.walked == 0 || self.stacks.contains_key(&copy.walked);
+        if is_known {
+            self.submit_copy(copy, resolver);
+        } else if self.held_copies.len() < MAX_HELD_COPIES {
+            // Its record came into the other ring after that had been read.
+            self.held_copies.push(copy);
+        }
+    }
+
+    /// Has those copies walked that came before the frames the kernel had
+    /// walked; what still lacks them is lost. To be called with copies that
+    /// [`Self::take_held_copies`] gave before the rings were read again.
+    pub fn add_held_copies(&mut self, held: Vec<Box<StackCopy>>, resolver: &mut Resolver) {
+        for copy in held {
+            if self.stacks.contains_key(&copy.walked) {
+                self.submit_copy(copy, resolver);
+            }
+        }
+    }
+
+    /// Copies whose walked frames have not come yet.
+    pub fn take_held_copies(&mut self) -> Vec<Box<StackCopy>> {
+        mem::take(&mut self.held_copies)
+    }
+
+    fn submit_copy(&mut self, copy: Box<StackCopy>, resolver: &mut Resolver) {
         let walked = self.stacks.get(&copy.walked).map(Arc::clone);
         if let Some(thread) = self.thread(&copy.identity, copy.time_ns, resolver) {
             resolver.submit(Job::StackCopy {
@@ -483,6 +518,7 @@ impl Aggregate {
                         id: sample.stack.user,
                         stack: Arc::clone(stack),
                         method: sample.stack.user_method,
+                        end: sample.stack.user_end,
                     });
                 }
                 None => {
@@ -516,6 +552,11 @@ impl Aggregate {
     /// Waits that had not ended, kept or not.
     pub fn unfinished(&self) -> Unfinished {
         self.unfinished
+    }
+
+    /// Stacks that there was no room for.
+    pub fn refused_stacks(&self) -> u64 {
+        self.refused_stacks
     }
 
     /// Copies of stacks that came.

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::Range,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -38,6 +39,9 @@ const MAX_REFUSED: usize = 8;
 /// The function in which CPython runs Python code, and the parts of it that
 /// compilers split off: their names begin so.
 const EVALUATION: &str = "_PyEval_EvalFrameDefault";
+
+/// How long a file that cannot be opened is left alone.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A mapped file, and what is known of it.
 struct MappedBinary {
@@ -87,6 +91,8 @@ pub(super) struct CodeMaps {
     order: VecDeque<u32>,
     files: HashMap<(FileId, Arc<str>), Option<Arc<MappedBinary>>>,
     numbers: HashMap<BinaryId, u64>,
+    /// Those that could not be opened, and when that was last tried.
+    failed: HashMap<(FileId, Arc<str>), Instant>,
     nothing: ProcessCode,
     unread: Unread,
     /// Interpreters whose frames cannot be walked, and why.
@@ -160,6 +166,12 @@ impl CodeMaps {
         if let Some(known) = self.files.get(&key) {
             return known.clone();
         }
+        if self.failed.get(&key).is_some_and(|at| at.elapsed() < RETRY) {
+            return None;
+        }
+        if self.failed.len() >= MAX_FILES {
+            self.failed.clear();
+        }
         if self.files.len() >= MAX_FILES {
             self.unread.too_many += 1;
             return None;
@@ -170,6 +182,7 @@ impl CodeMaps {
                 tracing::debug!("{} of {pid}: {error}", mapping.path);
                 if !matches!(error, BinaryError::File(MappedFileError::Remote)) {
                     // Through another process it may be opened yet.
+                    self.failed.insert(key, Instant::now());
                     return None;
                 }
                 self.unread.remote += 1;

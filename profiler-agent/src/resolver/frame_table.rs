@@ -104,9 +104,13 @@ impl FrameTable {
         let (frame, is_new) = self.new_frame(Some(file), offset);
         if is_new {
             let entry = &mut self.files[file as usize];
-            if entry.open.is_none() {
-                // The process through which it was met first may have been gone.
-                entry.open = open();
+            if entry.open.is_none()
+                && let Some(opened) = open()
+            {
+                // The process through which it was met first was gone.
+                self.resolved_files[file as usize].build_id = opened.build_id();
+                entry.pending = entry.frames.iter().map(|(at, of)| (*at, *of)).collect();
+                entry.open = Some(opened);
             }
             entry.frames.insert(offset, frame);
             if entry.open.is_some() {
@@ -238,18 +242,18 @@ impl FrameTable {
             code: frame.code,
             place: frame.place & !RuntimeFrame::ENTRY,
         };
-        if let Some(known) = self.interpreted.get(&(process, key)) {
-            return *known;
+        if let Some(known) = self.interpreted.get(&(process, key)).copied() {
+            let names = &mut self.frames[known as usize].names;
+            if names.is_empty() {
+                // Its code object was lost then, and was sent again.
+                names.extend(name.map(name_of));
+            }
+            return known;
         }
         let (index, is_new) = self.new_frame(None, frame.code);
         if is_new {
-            let names = name.into_iter().map(|name| Name {
-                function: name.function.to_string(),
-                file: name.file.to_string(),
-                line: name.line,
-            });
             let frame = &mut self.frames[index as usize];
-            frame.names = names.collect();
+            frame.names = name.into_iter().map(name_of).collect();
             frame.interpreted = true;
             self.interpreted.insert((process, key), index);
         }
@@ -326,6 +330,14 @@ impl FrameTable {
             ));
         }
         (self.resolved_files, self.frames, warnings)
+    }
+}
+
+fn name_of(name: RuntimeName) -> Name {
+    Name {
+        function: name.function.to_string(),
+        file: name.file.to_string(),
+        line: name.line,
     }
 }
 

@@ -54,6 +54,14 @@ pub(super) struct ProcessTable {
 }
 
 impl ProcessTable {
+    /// An empty one. Without a side band nothing is waited for.
+    pub(super) fn new(has_sideband: bool) -> Self {
+        Self {
+            known_until_ns: if has_sideband { 0 } else { u64::MAX },
+            ..Self::default()
+        }
+    }
+
     /// Reads a process that was seen for the first time.
     pub(super) fn add(&mut self, index: u32, key: ProcessKey, parent: u32, seen_ns: u64) {
         debug_assert_eq!(index as usize, self.processes.len());
@@ -182,6 +190,8 @@ impl ProcessTable {
             return false;
         }
         let info = match self.info(index) {
+            // Dropped: what is new would stand alone.
+            Some(known) if known.mappings.is_empty() && !known.complete => return false,
             Some(known) => {
                 let mut info = known.clone();
                 info.mappings = address_space::with_image(&info.mappings, &image, &mut self.paths);

@@ -1,19 +1,17 @@
 //! What the resolver's thread does.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     mem,
     sync::{
         Arc,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
     time::{Duration, Instant},
 };
 
-use profiler_abi::{
-    INTERRUPTED, MAX_USER_FRAMES, RuntimeFrame, STACK_COPY_BYTES, StackCopy, stack_end,
-    unwind_method,
-};
+use profiler_abi::{INTERRUPTED, RuntimeFrame, StackCopy, stack_end, unwind_method};
 
 use crate::{
     namer::Batch,
@@ -33,7 +31,7 @@ use crate::{
 
 use super::{
     Job, Resolved, ResolvedStack, WalkedStack, call_site, code::CodeMaps, frame_table::FrameTable,
-    process_table::ProcessTable,
+    is_interpreter, process_table::ProcessTable,
 };
 
 /// How often new addresses are named, many at a time.
@@ -42,9 +40,8 @@ const BATCH: Duration = Duration::from_millis(250);
 /// Stacks that may wait until their process can be read again.
 const MAX_DEFERRED: usize = 4096;
 
-/// Copies of stacks that may wait until the kernel has told what their
-/// processes had mapped, which is a few milliseconds: 8 MiB.
-const MAX_COPIES: usize = (8 << 20) / STACK_COPY_BYTES;
+/// Copied stacks kept, each of a sample of its own: 30 MiB, as most are alike.
+const MAX_COPIED: usize = 400_000;
 
 /// A stack in code that was mapped after its process was read.
 struct Deferred {
@@ -52,6 +49,7 @@ struct Deferred {
     id: u64,
     stack: Arc<WalkedStack>,
     method: u8,
+    end: u8,
     since: Instant,
     until: Instant,
 }
@@ -75,7 +73,12 @@ pub(super) struct Worker {
     jit: JitNames,
     deferred: VecDeque<Deferred>,
     copies: VecDeque<WaitingCopy>,
-    copies_dropped: u64,
+    /// Copies that are not walked yet, those on their way included.
+    copies_queued: Arc<AtomicUsize>,
+    copied: usize,
+    copied_lost: u64,
+    /// Frames of copied stacks, each list once.
+    lists: HashSet<Arc<[u32]>>,
     user_stacks: HashMap<(u32, u64), ResolvedStack>,
     /// Named at the end: the kernel does not go away, and reading its symbols
     /// would keep this thread from processes that do.
@@ -83,9 +86,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(namer: Sender<Batch>, tables: Option<SessionTables>) -> Self {
+    pub(super) fn new(
+        namer: Sender<Batch>,
+        tables: Option<SessionTables>,
+        copies_queued: Arc<AtomicUsize>,
+        has_sideband: bool,
+    ) -> Self {
         Self {
-            processes: ProcessTable::default(),
+            processes: ProcessTable::new(has_sideband),
             frames: FrameTable::new(namer),
             code: CodeMaps::default(),
             tables,
@@ -95,7 +103,10 @@ impl Worker {
             jit: JitNames::default(),
             deferred: VecDeque::new(),
             copies: VecDeque::new(),
-            copies_dropped: 0,
+            copies_queued,
+            copied: 0,
+            copied_lost: 0,
+            lists: HashSet::new(),
             user_stacks: HashMap::new(),
             kernel_stacks: Vec::new(),
         }
@@ -133,10 +144,10 @@ impl Worker {
         warnings.extend(self.code.warnings());
         warnings.extend(self.jit.warnings());
         warnings.extend(self.interpreted.warnings());
-        if self.copies_dropped > 0 {
+        if self.copied_lost > 0 {
             warnings.push(format!(
-                "{} copies of stacks were dropped: more than {MAX_COPIES} waited",
-                self.copies_dropped
+                "{} copied stacks are lost: more than {MAX_COPIED} samples had one",
+                self.copied_lost
             ));
         }
         Resolved {
@@ -179,12 +190,13 @@ impl Worker {
                 id,
                 stack,
                 method,
-            } => self.add_user_stack(process, id, stack, method),
+                end,
+            } => self.add_user_stack(process, id, stack, (method, end)),
             Job::StackCopy {
                 process,
                 walked,
                 copy,
-            } => self.add_copy(WaitingCopy {
+            } => self.copies.push_back(WaitingCopy {
                 process,
                 walked,
                 copy,
@@ -224,14 +236,6 @@ impl Worker {
         }
     }
 
-    fn add_copy(&mut self, copy: WaitingCopy) {
-        if self.copies.len() >= MAX_COPIES {
-            self.copies_dropped += 1;
-            return;
-        }
-        self.copies.push_back(copy);
-    }
-
     fn can_be_walked(&self, copy: &StackCopy) -> bool {
         self.processes.knows(copy.time_ns)
     }
@@ -239,6 +243,7 @@ impl Worker {
     fn walk_copies(&mut self, is_due: impl Fn(&Self, &StackCopy) -> bool) {
         for waiting in mem::take(&mut self.copies) {
             if is_due(self, &waiting.copy) {
+                self.copies_queued.fetch_sub(1, Ordering::Relaxed);
                 self.walk_copy(waiting);
             } else {
                 self.copies.push_back(waiting);
@@ -256,6 +261,11 @@ impl Worker {
         let Some(memory) = copy.bytes.get(..copy.len as usize) else {
             return;
         };
+        if self.copied >= MAX_COPIED {
+            self.copied_lost += 1;
+            return;
+        }
+        self.copied += 1;
         let registers = Registers::new(&copy.registers, copy.known);
         let stack = CopiedStack {
             registers: &registers,
@@ -277,13 +287,30 @@ impl Worker {
             *interrupted |= INTERRUPTED;
         }
         let runtime = walked.as_ref().map_or(&[][..], |walked| &walked.runtime);
-        let frames = self.resolve(process, &frames, runtime, walk.end);
+        let frames = self.resolve(process, &frames, first, runtime, walk.end);
+        let frames = self.share(frames);
         let walked = Some((walk.end, unwind_method::COPY));
         self.user_stacks
             .insert((process, copy.id), ResolvedStack { frames, walked });
     }
 
-    fn add_user_stack(&mut self, process: u32, id: u64, stack: Arc<WalkedStack>, method: u8) {
+    /// The same list, kept once.
+    fn share(&mut self, frames: Vec<u32>) -> Arc<[u32]> {
+        if let Some(known) = self.lists.get(&frames[..]) {
+            return Arc::clone(known);
+        }
+        let frames: Arc<[u32]> = frames.into();
+        self.lists.insert(Arc::clone(&frames));
+        frames
+    }
+
+    fn add_user_stack(
+        &mut self,
+        process: u32,
+        id: u64,
+        stack: Arc<WalkedStack>,
+        (method, end): (u8, u8),
+    ) {
         if self.processes.lacks(process, &stack.frames)
             && let Some(until) = self.processes.next_read(process)
         {
@@ -294,6 +321,7 @@ impl Worker {
                     id,
                     stack,
                     method,
+                    end,
                     since,
                     until,
                 });
@@ -303,7 +331,7 @@ impl Worker {
                 self.read_again(process, since);
             }
         }
-        self.resolve_walked(process, id, &stack, method);
+        self.resolve_walked(process, id, &stack, (method, end));
     }
 
     fn read_again(&mut self, process: u32, since: Instant) {
@@ -323,52 +351,63 @@ impl Worker {
                 id,
                 stack,
                 method,
+                end,
                 since,
                 ..
             } = deferred;
             if self.processes.lacks(process, &stack.frames) {
                 self.read_again(process, since);
             }
-            self.resolve_walked(process, id, &stack, method);
+            self.resolve_walked(process, id, &stack, (method, end));
         }
     }
 
-    fn resolve_walked(&mut self, process: u32, id: u64, stack: &WalkedStack, method: u8) {
+    fn resolve_walked(
+        &mut self,
+        process: u32,
+        id: u64,
+        stack: &WalkedStack,
+        (method, end): (u8, u8),
+    ) {
         let frames = match method {
             unwind_method::FRAME_POINTERS => plausible(&self.processes, process, &stack.frames),
             _ => &stack.frames,
         };
-        let end = match frames.len() {
-            MAX_USER_FRAMES.. => stack_end::CUT,
-            _ => stack_end::WHOLE,
+        let frames = self.resolve(process, frames, frames.len(), &stack.runtime, end);
+        let resolved = ResolvedStack {
+            frames: frames.into(),
+            walked: None,
         };
-        let frames = self.resolve(process, frames, &stack.runtime, end);
-        let walked = None;
-        self.user_stacks
-            .insert((process, id), ResolvedStack { frames, walked });
+        self.user_stacks.insert((process, id), resolved);
     }
 
-    /// The frames at addresses of a process, those of an interpreter in their places.
+    /// The frames at addresses of a process, those of an interpreter in their
+    /// places. The kernel has walked, and marked, the first `marked`.
     fn resolve(
         &mut self,
         process: u32,
         addresses: &[u64],
+        marked: usize,
         runtime: &[RuntimeFrame],
         end: u8,
-    ) -> Box<[u32]> {
+    ) -> Vec<u32> {
         let native: Vec<u32> = addresses
             .iter()
             .enumerate()
             .map(|(depth, address)| self.native(process, call_site(depth, *address)))
             .collect();
         if runtime.is_empty() {
-            return native.into();
+            return native;
         }
         let code = self.code.of(process);
         let places: Vec<runtimes::Place> = addresses
             .iter()
             .enumerate()
-            .map(|(depth, address)| code.place(call_site(depth, *address)))
+            .map(|(depth, address)| match depth < marked {
+                true if is_interpreter(*address) => runtimes::Place::Interpreter,
+                true => runtimes::Place::Native,
+                false => code.place(call_site(depth, *address)),
+            })
             .collect();
         let merge = runtimes::merge(&places, end == stack_end::WHOLE, runtime);
         self.interpreted.merged(&merge);

@@ -119,6 +119,9 @@ pub struct StackRecord {
 /// a process has this bit.
 pub const INTERRUPTED: u64 = 1 << 63;
 
+/// The same of a frame of the function that runs an interpreter's code.
+pub const RUNS_INTERPRETER: u64 = 1 << 62;
+
 /// Bytes of a [`StackRecord`] before its frames.
 pub const STACK_RECORD_HEADER: usize = 24;
 

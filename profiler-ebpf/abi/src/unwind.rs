@@ -52,8 +52,8 @@ pub struct ProcessEntry {
     /// What is known of its interpreter, of the kind of the first `u32` there;
     /// 0: none.
     pub runtime: HeapRef,
-    /// [`Self::sum`]: before Linux 6.4 the map's memory is used again at once,
-    /// and a program may read half of what was there before.
+    /// [`Self::sum`]: the map's memory is used again at once, and a program may
+    /// read half of what was there before.
     pub check: u32,
 }
 

@@ -14,9 +14,8 @@ const ENTRIES: usize = 512;
 #[derive(Clone, Copy)]
 struct Entry {
     address: u64,
-    /// The generation of the process's mappings, xored with the rule: a program
-    /// that interrupts another one between two of its writes leaves an entry
-    /// that does not fit together, and so is not found.
+    /// [`seal`]: a program that interrupts another one between two of its writes
+    /// leaves an entry that does not fit together, and so is not found.
     seal: u64,
     rule: [u64; 2],
 }
@@ -37,6 +36,12 @@ fn entry(address: u64) -> Option<*mut Entry> {
     Some(unsafe { (&raw mut (*entries).0[index as usize & (ENTRIES - 1)]).cast() })
 }
 
+/// What generation of mappings, address and rule come to.
+#[inline(always)]
+fn seal(generation: u64, address: u64, [low, high]: [u64; 2]) -> u64 {
+    generation ^ address.rotate_left(32) ^ low ^ high.rotate_left(16)
+}
+
 /// Takes the rule of an address into the state. False: it is not here.
 ///
 /// # Safety
@@ -48,11 +53,12 @@ pub(super) unsafe fn find(state: *mut State, address: u64) -> bool {
     };
     // SAFETY: per-CPU map memory, and the caller's promise.
     unsafe {
-        let [low, high] = (*entry).rule;
-        if (*entry).address != address || (*entry).seal != (*state).generation ^ low ^ high {
+        let rule = (*entry).rule;
+        if (*entry).address != address || (*entry).seal != seal((*state).generation, address, rule)
+        {
             return false;
         }
-        (*state).rule = [low, high];
+        (*state).rule = rule;
         (*state).has_rule = 1;
     }
     true
@@ -69,9 +75,8 @@ pub(super) unsafe fn keep(state: *const State, address: u64) {
     };
     // SAFETY: as in `find`.
     unsafe {
-        let [low, high] = (*state).rule;
         (*entry).address = address;
-        (*entry).seal = (*state).generation ^ low ^ high;
-        (*entry).rule = [low, high];
+        (*entry).seal = seal((*state).generation, address, (*state).rule);
+        (*entry).rule = (*state).rule;
     }
 }

@@ -2,8 +2,8 @@
 
 use aya_ebpf::helpers::bpf_probe_read_user;
 use profiler_abi::{
-    MAX_USER_FRAMES, StackRecord, stack_end,
-    unwind::{Rule, cfa, mapping_kind, saved},
+    INTERRUPTED, MAX_USER_FRAMES, RUNS_INTERPRETER, StackRecord, stack_end,
+    unwind::{Rule, cfa, mapping_kind, runtime_kind, saved},
 };
 
 use super::{
@@ -17,6 +17,10 @@ use crate::stack;
 /// Frames that one call walks. More make the calls fewer, and the function more
 /// work for the verifier.
 pub(crate) const FRAMES_PER_CALL: u32 = 4;
+
+/// How far above the stack pointer a frame pointer may be: a whole stack of the
+/// usual limit, 8 MiB. Beyond, the register holds something else.
+const LONGEST_FRAME: u64 = 8 << 20;
 
 /// Walks some frames. Returns 1 where there may be more, 0 at the end. A
 /// function of its own to the verifier, which therefore checks these frames for
@@ -53,7 +57,11 @@ unsafe fn frame(slot: u32, state: *mut State, record: *mut StackRecord) -> bool 
             return false;
         }
         let interrupted = (*state).exact != 0 && len != 0;
-        (*record).frames[len] = (*state).pc | u64::from(interrupted) << 63;
+        let runs_code = (*state).has_rule != 0
+            && Rule::from_words((*state).rule).runtime != runtime_kind::NONE;
+        (*record).frames[len] = (*state).pc
+            | if interrupted { INTERRUPTED } else { 0 }
+            | if runs_code { RUNS_INTERPRETER } else { 0 };
         (*state).len = len as u32 + 1;
         if (*state).has_rule != 0 {
             by_rule(slot, state)
@@ -217,7 +225,8 @@ unsafe fn by_frame_pointer(state: *mut State) -> bool {
     // SAFETY: the caller's promise; the helpers check what they read.
     unsafe {
         let fp = (*state).fp;
-        if fp < (*state).sp {
+        let distance = fp.wrapping_sub((*state).sp);
+        if distance > LONGEST_FRAME || fp % 8 != 0 {
             return State::stop(state, no_frame_pointer(state));
         }
         let Ok(both) = bpf_probe_read_user(fp as *const [u64; 2]) else {

@@ -53,10 +53,17 @@ pub(crate) unsafe fn load(task: Task, state: *mut State) {
 
 /// `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`.
 /// Runs when the new program is mapped, before it does: what was known of the
-/// process is over. A failure means that nothing was.
+/// process is over, unless it is of the new program already. A failure means
+/// that nothing was.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let task = Task::from_argument(ctx.arg::<*const task_struct>(0));
-    PROCESSES.remove(&task.tgid()).ok();
+    let tgid = task.tgid();
+    if let Some(entry) = PROCESSES.get_ptr(&tgid)
+        // SAFETY: map memory.
+        && unsafe { (*entry).exec_id } != task.exec_id()
+    {
+        PROCESSES.remove(&tgid).ok();
+    }
     0
 }

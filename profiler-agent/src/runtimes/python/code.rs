@@ -97,9 +97,13 @@ impl CodeTable {
         let name = text(&record.name, record.name_len, record.name_width);
         let file = text(&record.file, record.file_len, record.file_width);
         let lines = record.lines.get(..record.lines_len as usize);
+        let file = mark_cut(file, record.file_cut, |file| format!("...{file}"));
+        if self.bytes + ENTRY_BYTES + file.len() > MAX_BYTES {
+            return;
+        }
         let code = Code {
             function: mark_cut(name, record.name_cut, |name| format!("{name}...")).into(),
-            file: self.file(mark_cut(file, record.file_cut, |file| format!("...{file}"))),
+            file: self.file(file),
             minor: record.minor,
             first_line: record.first_line,
             lines: lines.unwrap_or_default().into(),

@@ -16,8 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::time::{ClockId, clock_gettime};
-
 pub use self::refusal::Refusal;
 use self::slot::{Kept, Loaded, State};
 pub(super) use self::{
@@ -27,6 +25,7 @@ pub(super) use self::{
 use super::{
     bell::Bell,
     binary::{Binary, BinaryId},
+    build::cpu_time,
     elf::ElfImage,
     heap::{Block, Heap},
     table::{self, BuildLimits, Table},
@@ -196,10 +195,10 @@ impl Registry {
 
     fn run(&self) {
         while let Some((slot, binary)) = self.next() {
-            let started = thread_cpu_time();
+            let started = cpu_time();
             let built = catch_unwind(AssertUnwindSafe(|| self.build(&binary)))
                 .unwrap_or(Err(Refusal::Failed));
-            let took = thread_cpu_time().saturating_sub(started);
+            let took = cpu_time().saturating_sub(started);
             let mut inner = self.inner();
             inner.building -= 1;
             inner.cpu.spend(took, Instant::now());
@@ -389,15 +388,6 @@ fn keep(places: &Arc<()>, binary: &Arc<Binary>) -> Option<Kept> {
         binary: Arc::clone(binary),
         _place: Arc::clone(places),
     })
-}
-
-/// CPU time that this thread has had.
-fn thread_cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        time.tv_sec.try_into().unwrap_or_default(),
-        time.tv_nsec.try_into().unwrap_or_default(),
-    )
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ fn add_function<'a>(
         return Ok(false);
     }
     let level = Level {
-        name: units.name(unit, attributes),
+        name: units.name(unit, attributes, targets)?,
         call: Location::default(),
     };
     for index in within {
@@ -116,8 +116,8 @@ fn add_inlined<'a>(
         return Ok(());
     }
     let level = Level {
-        name: units.name(unit, attributes),
-        call: call_site(attributes, files),
+        name: units.name(unit, attributes, targets)?,
+        call: call_site(attributes, files, targets)?,
     };
     for index in within {
         let found = &mut targets.found[index];
@@ -158,14 +158,22 @@ fn sort_and_dedup(indices: &mut Vec<usize>) {
     indices.dedup();
 }
 
-fn call_site(attributes: Attributes<'_, '_>, files: &mut lines::Files<'_, '_>) -> Location {
+fn call_site(
+    attributes: Attributes<'_, '_>,
+    files: &mut lines::Files<'_, '_>,
+    targets: &mut Targets<'_>,
+) -> Result<Location, Stopped> {
     let mut location = Location::default();
     for attribute in attributes {
         match attribute.name() {
             constants::DW_AT_call_file => {
-                location.file = match attribute.value() {
-                    AttributeValue::FileIndex(index) => files.path(index),
-                    value => value.udata_value().and_then(|index| files.path(index)),
+                let index = match attribute.value() {
+                    AttributeValue::FileIndex(index) => Some(index),
+                    value => value.udata_value(),
+                };
+                location.file = match index {
+                    Some(index) => files.path(index, targets)?,
+                    None => None,
                 };
             }
             constants::DW_AT_call_line => {
@@ -175,5 +183,5 @@ fn call_site(attributes: Attributes<'_, '_>, files: &mut lines::Files<'_, '_>) -
             _ => {}
         }
     }
-    location
+    Ok(location)
 }

@@ -26,32 +26,39 @@ impl<'s, 'a> Files<'s, 'a> {
     }
 
     /// The path of a file: absolute if the unit knows its directory.
-    pub(super) fn path(&mut self, index: u64) -> Option<Arc<str>> {
+    pub(super) fn path(
+        &mut self,
+        index: u64,
+        targets: &mut Targets<'_>,
+    ) -> Result<Option<Arc<str>>, Stopped> {
         if let Some(path) = self.paths.get(&index) {
-            return path.clone();
+            return Ok(path.clone());
         }
-        let path = self.read(index);
+        let path = match self.parts(index) {
+            Some(parts) => Some(joined(parts, targets)?),
+            None => None,
+        };
         self.paths.insert(index, path.clone());
-        path
+        Ok(path)
     }
 
-    fn read(&self, index: u64) -> Option<Arc<str>> {
+    /// The directory of the compilation, that of the file, and its name.
+    fn parts(&self, index: u64) -> Option<[Option<Slice<'a>>; 3]> {
         let header = self.unit.line_program.as_ref()?.header();
         let file = header.file(index)?;
-        let text = |value| {
-            let text = self.dwarf.attr_string(self.unit, value).ok()?;
-            Some(text.to_string_lossy())
-        };
-        let mut path = String::new();
-        if let Some(directory) = &self.unit.comp_dir {
-            push(&mut path, &directory.to_string_lossy());
-        }
-        if let Some(directory) = file.directory(header).and_then(text) {
-            push(&mut path, &directory);
-        }
-        push(&mut path, &text(file.path_name())?);
-        Some(path.into())
+        let text = |value| self.dwarf.attr_string(self.unit, value).ok();
+        let name = text(file.path_name())?;
+        let directory = file.directory(header).and_then(text);
+        Some([self.unit.comp_dir, directory, Some(name)])
     }
+}
+
+fn joined(parts: [Option<Slice<'_>>; 3], targets: &mut Targets<'_>) -> Result<Arc<str>, Stopped> {
+    let mut path = String::new();
+    for part in parts.into_iter().flatten() {
+        push(&mut path, &targets.text(part, MAX_PATH)?);
+    }
+    Ok(path.into())
 }
 
 /// Appends a path to the one it is relative to.
@@ -101,7 +108,7 @@ pub(super) fn find<'a>(
                     if targets.addresses[*index] >= row.address() {
                         break;
                     }
-                    targets.found[*index].location = before.location(&mut files);
+                    targets.found[*index].location = before.location(&mut files, targets)?;
                 }
             }
             Some(_) => {}
@@ -124,10 +131,14 @@ struct Row {
 }
 
 impl Row {
-    fn location(&self, files: &mut Files<'_, '_>) -> Location {
-        Location {
-            file: files.path(self.file),
+    fn location(
+        &self,
+        files: &mut Files<'_, '_>,
+        targets: &mut Targets<'_>,
+    ) -> Result<Location, Stopped> {
+        Ok(Location {
+            file: files.path(self.file, targets)?,
             line: self.line,
-        }
+        })
     }
 }

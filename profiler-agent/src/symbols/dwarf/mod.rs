@@ -10,7 +10,7 @@ mod functions;
 mod lines;
 mod units;
 
-use std::{ops::Range, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use gimli::{DwarfSections, EndianSlice, NativeEndian, SectionId};
 
@@ -207,6 +207,19 @@ impl<'a> Targets<'a> {
             true => Err(Stopped),
             false => Ok(()),
         }
+    }
+
+    /// A text up to `limit` bytes of it. How long one is the file determines too,
+    /// and all of it was searched for its end.
+    fn text<'s>(&mut self, text: Slice<'s>, limit: usize) -> Result<Cow<'s, str>, Stopped> {
+        /// About 10 microseconds of searching.
+        const LONG: usize = 64 << 10;
+        self.tick()?;
+        if text.len() >= LONG && (self.stop)() {
+            return Err(Stopped);
+        }
+        let text = text.slice();
+        Ok(String::from_utf8_lossy(&text[..text.len().min(limit)]))
     }
 
     /// Which of the addresses lie in a range that starts in code.

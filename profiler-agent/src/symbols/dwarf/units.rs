@@ -26,6 +26,9 @@ const MAX_REFERRED: usize = 16;
 /// How often a function may say that its name stands elsewhere.
 const MAX_REFERENCES: usize = 8;
 
+/// Longest name that is looked at, in bytes: what demangling makes shorter.
+const MAX_NAME: usize = 16 << 10;
+
 /// Names kept for entries that are referred to. Past that all are dropped.
 const MAX_NAMES: usize = 16_384;
 
@@ -109,44 +112,56 @@ impl<'a> Units<'a> {
         &mut self,
         unit: &Unit<'a>,
         attributes: &[gimli::Attribute<Slice<'a>>],
-    ) -> Option<Arc<str>> {
-        match own_name(self.dwarf, unit, attributes) {
-            Named::Known(name) => Some(name),
-            Named::Elsewhere(value) => {
-                let place = self.place(unit, false, value)?;
-                self.name_at(place, MAX_REFERENCES)
-            }
-            Named::Nowhere => None,
+        targets: &mut Targets<'_>,
+    ) -> Result<Option<Arc<str>>, Stopped> {
+        match own_name(self.dwarf, unit, attributes, targets)? {
+            Named::Known(name) => Ok(Some(name)),
+            Named::Elsewhere(value) => match self.place(unit, false, value) {
+                Some(place) => self.name_at(place, MAX_REFERENCES, targets),
+                None => Ok(None),
+            },
+            Named::Nowhere => Ok(None),
         }
     }
 
-    fn name_at(&mut self, place: Place, references: usize) -> Option<Arc<str>> {
+    fn name_at(
+        &mut self,
+        place: Place,
+        references: usize,
+        targets: &mut Targets<'_>,
+    ) -> Result<Option<Arc<str>>, Stopped> {
         if let Some(name) = self.names.get(&place) {
-            return name.clone();
+            return Ok(name.clone());
         }
-        let name = self.read_name(place, references);
+        let name = self.read_name(place, references, targets).transpose()?;
         if self.names.len() >= MAX_NAMES {
             self.names.clear();
         }
         self.names.insert(place, name.clone());
-        name
+        Ok(name)
     }
 
     /// Calls itself [`MAX_REFERENCES`] times at most.
-    fn read_name(&mut self, place: Place, references: usize) -> Option<Arc<str>> {
+    fn read_name(
+        &mut self,
+        place: Place,
+        references: usize,
+        targets: &mut Targets<'_>,
+    ) -> Option<Result<Arc<str>, Stopped>> {
         let (is_shared, offset) = place;
         let unit = self.unit_around(place)?;
         let dwarf = self.dwarf_of(is_shared)?;
         let offset = DebugInfoOffset(offset).to_unit_offset(&unit.header)?;
         let entry = unit.entry(offset).ok()?;
-        match own_name(dwarf, &unit, entry.attrs()) {
-            Named::Known(name) => Some(name),
-            Named::Elsewhere(value) => {
+        match own_name(dwarf, &unit, entry.attrs(), targets) {
+            Err(stopped) => Some(Err(stopped)),
+            Ok(Named::Known(name)) => Some(Ok(name)),
+            Ok(Named::Elsewhere(value)) => {
                 let references = references.checked_sub(1)?;
                 let place = self.place(&unit, is_shared, value)?;
-                self.name_at(place, references)
+                self.name_at(place, references, targets).transpose()
             }
-            Named::Nowhere => None,
+            Ok(Named::Nowhere) => None,
         }
     }
 
@@ -210,30 +225,33 @@ fn own_name<'a>(
     dwarf: &Dwarf<Slice<'a>>,
     unit: &Unit<'a>,
     attributes: &[gimli::Attribute<Slice<'a>>],
-) -> Named<'a> {
+    targets: &mut Targets<'_>,
+) -> Result<Named<'a>, Stopped> {
     let value = |wanted| {
         let attribute = attributes
             .iter()
             .find(|attribute| attribute.name() == wanted);
         attribute.map(|attribute| attribute.value())
     };
-    let text = |value: AttributeValue<Slice<'a>>| {
-        let text = dwarf.attr_string(unit, value).ok()?;
-        Some(demangled(&text.to_string_lossy()).into())
+    let mut text = |value: Option<AttributeValue<Slice<'a>>>| {
+        let Some(Ok(text)) = value.map(|value| dwarf.attr_string(unit, value)) else {
+            return Ok(None);
+        };
+        let text = targets.text(text, MAX_NAME)?;
+        Ok(Some(demangled(&text).into()))
     };
-    let linkage = value(constants::DW_AT_linkage_name)
-        .or_else(|| value(constants::DW_AT_MIPS_linkage_name))
-        .and_then(text);
-    if let Some(name) = linkage {
-        return Named::Known(name);
+    let linkage =
+        value(constants::DW_AT_linkage_name).or_else(|| value(constants::DW_AT_MIPS_linkage_name));
+    if let Some(name) = text(linkage)? {
+        return Ok(Named::Known(name));
     }
     let elsewhere =
         value(constants::DW_AT_abstract_origin).or_else(|| value(constants::DW_AT_specification));
-    match (elsewhere, value(constants::DW_AT_name).and_then(text)) {
-        (Some(reference), _) => Named::Elsewhere(reference),
-        (None, Some(name)) => Named::Known(name),
-        (None, None) => Named::Nowhere,
+    if let Some(reference) = elsewhere {
+        return Ok(Named::Elsewhere(reference));
     }
+    let name = text(value(constants::DW_AT_name))?;
+    Ok(name.map_or(Named::Nowhere, Named::Known))
 }
 
 fn headers<'a>(dwarf: &Dwarf<Slice<'a>>, damaged: &mut usize) -> Vec<Header<'a>> {

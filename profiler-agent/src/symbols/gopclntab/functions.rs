@@ -1,5 +1,7 @@
 //! Functions and the calls that were inlined into them.
 
+use std::cell::Cell;
+
 use crate::unwind::elf::{ReadAt, u32_at, u64_at};
 
 use super::{GoNames, table::Format, values};
@@ -23,6 +25,8 @@ pub(super) struct Function {
     data_tables: u64,
     /// Where the list of its value tables is, and behind it that of its data.
     tables: u64,
+    /// Ranges that may still be looked through for the address.
+    ranges_left: Cell<usize>,
 }
 
 impl Function {
@@ -64,17 +68,22 @@ impl Function {
             // The last byte before the tables.
             data_tables: bytes[size - 1].into(),
             tables: at.checked_add(size as u64)?,
+            ranges_left: Cell::new(values::MAX_RANGES),
         })
     }
 
     /// File and line of an address in it; empty and 0 where not known.
     pub(super) fn line(&self, go: &GoNames, file: &dyn ReadAt, address: u64) -> (String, u32) {
-        let value = |table| values::at(go, file, table, self.entry, address);
+        let value = |table| self.value(go, file, table, address);
         let line = value(self.line_values).and_then(|line| u32::try_from(line).ok());
         let path = value(self.file_values)
             .and_then(|index| u64::try_from(index).ok())
             .and_then(|index| self.file(go, file, index));
         (path.unwrap_or_default(), line.unwrap_or_default())
+    }
+
+    fn value(&self, go: &GoNames, file: &dyn ReadAt, table: u32, address: u64) -> Option<i32> {
+        values::at(go, file, table, self.entry, address, &self.ranges_left)
     }
 
     fn file(&self, go: &GoNames, file: &dyn ReadAt, index: u64) -> Option<String> {
@@ -94,7 +103,7 @@ impl Function {
         }
         let at = self.tables.checked_add(4 * PCDATA_INL_TREE_INDEX)?;
         let table = go.number(file, at)?;
-        let index = values::at(go, file, table, self.entry, address)?;
+        let index = self.value(go, file, table, address)?;
         index.try_into().ok()
     }
 

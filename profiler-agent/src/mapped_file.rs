@@ -152,6 +152,19 @@ impl MappedFile {
         Self::in_root(&root, path)
     }
 
+    /// Opens a file in a folder of the agent's own, whose path is the agent's,
+    /// not that of the host.
+    ///
+    /// # Errors
+    /// As [`Self::beside`].
+    pub fn in_folder(folder: &Path, name: &str) -> Result<Self, MappedFileError> {
+        let root = rustix::fs::open(folder, ROOT_FLAGS, Mode::empty())?;
+        Ok(Self {
+            path: folder.join(name),
+            ..Self::in_root(&root, Path::new(name))?
+        })
+    }
+
     fn in_root(root: &OwnedFd, path: &Path) -> Result<Self, MappedFileError> {
         let (file, metadata) = open_regular(&open_path(root, path)?)?;
         Ok(Self {

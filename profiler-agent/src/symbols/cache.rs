@@ -26,8 +26,21 @@ use super::{debug_files::hex, sections::Binary};
 /// they are this old.
 const STALE: Duration = Duration::from_secs(3600);
 
+/// How long it is remembered that no server has a file.
+pub(super) const MISSING_TIME: Duration = Duration::from_secs(24 * 3600);
+
+/// What a file takes at least, however little is in it: its place in the folder
+/// and in the file system's tables.
+const LEAST_BYTES: u64 = 4096;
+
+// The kinds of files there are. No other file is ever removed.
 const NAMES: &str = "names";
+pub(super) const DEBUG: &str = "debug";
+pub(super) const MISSING: &str = "missing";
 const UNFINISHED: &str = "unfinished";
+
+/// How names of files begin that are being written.
+const TEMPORARY: &str = ".profiler-";
 
 /// A folder that cannot be a cache.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +200,7 @@ impl Cache {
         write: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut temporary = tempfile::Builder::new()
+            .prefix(TEMPORARY)
             .suffix(&format!(".{UNFINISHED}"))
             .permissions(fs::Permissions::from_mode(0o600))
             .tempfile_in(&self.folder)?;
@@ -205,8 +219,12 @@ impl Cache {
         files.sort_by_key(|file| file.used);
         let now = SystemTime::now();
         for file in files {
-            let is_stale = file.path.extension().is_some_and(|kind| kind == UNFINISHED)
-                && now.duration_since(file.used).is_ok_and(|age| age > STALE);
+            let is_older = |time| now.duration_since(file.used).is_ok_and(|age| age > time);
+            let is_stale = match kind_of(&file.path) {
+                Some(UNFINISHED) => is_older(STALE),
+                Some(MISSING) => is_older(MISSING_TIME),
+                _ => false,
+            };
             if bytes > self.limit || is_stale {
                 remove(&file.path)?;
                 bytes = bytes.saturating_sub(file.bytes);
@@ -215,6 +233,7 @@ impl Cache {
         Ok(())
     }
 
+    /// Its own: whatever else somebody has put there stays.
     fn files(&self) -> io::Result<Vec<Stored>> {
         let mut files = Vec::new();
         for file in fs::read_dir(&self.folder)? {
@@ -225,10 +244,10 @@ impl Cache {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            if metadata.is_file() {
+            if metadata.is_file() && kind_of(&file.path()).is_some() {
                 files.push(Stored {
                     path: file.path(),
-                    bytes: metadata.blocks().saturating_mul(512),
+                    bytes: metadata.blocks().saturating_mul(512).max(LEAST_BYTES),
                     used: metadata.modified()?,
                 });
             }
@@ -257,6 +276,22 @@ struct Stored {
     path: PathBuf,
     bytes: u64,
     used: SystemTime,
+}
+
+/// Which kind of the cache's own files one is, by its name: that of a temporary
+/// file, else a build-id and what follows it in [`Key`].
+fn kind_of(path: &Path) -> Option<&'static str> {
+    let (name, kind) = path.file_name()?.to_str()?.rsplit_once('.')?;
+    let kind = [NAMES, DEBUG, MISSING, UNFINISHED]
+        .into_iter()
+        .find(|known| *known == kind)?;
+    let is_own = match kind {
+        UNFINISHED => name.starts_with(TEMPORARY),
+        _ => name
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-')),
+    };
+    (is_own && !name.is_empty()).then_some(kind)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use super::sections::Binary;
+use super::{cache::DEBUG, sections::Binary};
 use crate::mapped_file::{MappedFile, MappedFileError};
 
 /// Where distributions put them.
@@ -44,8 +44,8 @@ pub fn find(binary: &Binary, build_id: &[u8], downloads: Option<&Path>) -> Optio
     let by_id = by_build_id(build_id).filter(|_| !binary.file().is_on_host());
     let hosts = by_id.map(|path| (MappedFile::on_host(&path), false));
     let downloaded = downloads.filter(|_| !build_id.is_empty()).map(|folder| {
-        let path = folder.join(format!("{}.debug", hex(build_id)));
-        (MappedFile::on_host(&path), false)
+        let name = format!("{}.{DEBUG}", hex(build_id));
+        (MappedFile::in_folder(folder, &name), false)
     });
     own.chain(hosts)
         .chain(downloaded)

@@ -18,7 +18,10 @@ use std::{
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
-use super::{cache::Cache, debug_files::hex};
+use super::{
+    cache::{Cache, DEBUG, MISSING, MISSING_TIME},
+    debug_files::hex,
+};
 use crate::unwind::elf::ElfImage;
 
 /// How long a server may take to accept a connection, to begin its answer, and
@@ -31,9 +34,6 @@ const WHOLE_TIME: Duration = Duration::from_secs(300);
 /// asked for. What comes after is asked for again in another session.
 const QUEUE: usize = 64;
 const MAX_ASKED: usize = 4096;
-
-/// How long a file that no server has is not asked for again.
-const MISSING_TIME: Duration = Duration::from_secs(24 * 3600);
 
 /// Where distributions keep the certificates of public authorities: Debian and
 /// Alpine, Fedora, SUSE.
@@ -140,7 +140,7 @@ impl Client {
                 .folder()
                 .join(format!("{}.{kind}", hex(build_id)))
         };
-        let (found, missing) = (path("debug"), path("missing"));
+        let (found, missing) = (path(DEBUG), path(MISSING));
         if found.exists() || is_recent(&missing) {
             return Ok(false);
         }

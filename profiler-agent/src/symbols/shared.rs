@@ -84,7 +84,9 @@ impl Symbols {
                 tracing::warn!("debuginfod_urls is of no use without cache_dir");
                 return None;
             };
-            Downloads::start(urls, Arc::clone(cache), self.settings.debug_bytes)
+            // One file must not take the place of all that is known of others.
+            let limit = self.settings.debug_bytes.min(self.settings.cache_bytes / 2);
+            Downloads::start(urls, Arc::clone(cache), limit)
                 .inspect_err(|error| tracing::warn!("no debug files are fetched: {error}"))
                 .ok()
         };

@@ -125,8 +125,11 @@ fn what_was_not_used_for_longest_goes_first() {
 #[test]
 fn unfinished_files_do_not_stay() {
     let (_folder, cache) = cache(1 << 30);
-    let [old, new] =
-        ["old", "new"].map(|name| cache.folder().join(name).with_extension(UNFINISHED));
+    let [old, new] = ["old", "new"].map(|name| {
+        cache
+            .folder()
+            .join(format!("{TEMPORARY}{name}.{UNFINISHED}"))
+    });
     for path in [&old, &new] {
         fs::write(path, b"x").unwrap();
     }
@@ -141,6 +144,50 @@ fn unfinished_files_do_not_stay() {
     });
     assert!(failed.is_err());
     assert_eq!(cache.files().unwrap().len(), 1);
+}
+
+#[test]
+fn files_of_others_stay() {
+    let (_folder, cache) = cache(0);
+    let others = [
+        "notes.txt",
+        "ab",
+        "prog.debug",
+        "x.unfinished",
+        ".names",
+        "ab.names.old",
+    ];
+    let own = ["ab.names", "ab-cd.names", "0f.debug", "0f.missing"];
+    for name in others.iter().chain(&own) {
+        fs::write(cache.folder().join(name), b"x").unwrap();
+    }
+    cache.shrink().unwrap();
+    let left = |name: &&&str| cache.folder().join(name).exists();
+    assert_eq!(others.iter().filter(left).count(), others.len());
+    assert_eq!(own.iter().filter(left).count(), 0);
+}
+
+/// They are empty, and there may be one for every build-id.
+#[test]
+fn what_no_server_has_is_counted_and_forgotten() {
+    let (_folder, cache) = cache(2 * LEAST_BYTES);
+    let path = |number: u64| cache.folder().join(format!("{number}.{MISSING}"));
+    for number in 0..4 {
+        let file = File::create(path(number)).unwrap();
+        let age = Duration::from_secs(3600 * (10 - number));
+        let time = FileTimes::new().set_modified(SystemTime::now() - age);
+        file.set_times(time).unwrap();
+    }
+    cache.shrink().unwrap();
+    assert_eq!(
+        [0, 1, 2, 3].map(|n| path(n).exists()),
+        [false, false, true, true]
+    );
+    let file = File::options().append(true).open(path(3)).unwrap();
+    let time = SystemTime::now() - MISSING_TIME - Duration::from_secs(60);
+    file.set_times(FileTimes::new().set_modified(time)).unwrap();
+    cache.shrink().unwrap();
+    assert_eq!([2, 3].map(|n| path(n).exists()), [true, false]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -62,6 +63,8 @@ pub struct Namer {
     named: Receiver<Vec<Named>>,
     /// Set when the session ends: until when debug information is read.
     deadline: Arc<OnceLock<Instant>>,
+    /// Set when nobody waits for names any more.
+    given_up: Arc<AtomicBool>,
     thread: JoinHandle<Unnamed>,
 }
 
@@ -84,15 +87,17 @@ impl Namer {
         let (sender, batches) = channel();
         let (names, named) = channel();
         let deadline = Arc::new(OnceLock::new());
-        let passes_end = Arc::clone(&deadline);
+        let given_up = Arc::<AtomicBool>::default();
+        let (passes_end, stop) = (Arc::clone(&deadline), Arc::clone(&given_up));
         let thread = thread::Builder::new()
             .name("namer".to_owned())
             .stack_size(demangle::STACK)
-            .spawn(move || Worker::new(symbols, passes_end).run(&batches, &names))?;
+            .spawn(move || Worker::new(symbols, passes_end, stop).run(&batches, &names))?;
         Ok(Self {
             sender,
             named,
             deadline,
+            given_up,
             thread,
         })
     }
@@ -111,6 +116,7 @@ impl Namer {
             sender,
             named,
             deadline: passes_end,
+            given_up,
             thread,
         } = self;
         let now = Instant::now();
@@ -123,6 +129,7 @@ impl Namer {
                 Ok(names) => all.extend(names),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
+                    given_up.store(true, Ordering::Relaxed);
                     return (
                         all,
                         vec![format!(
@@ -182,18 +189,24 @@ struct Worker {
     files: Files,
     room: Room,
     deadline: Arc<OnceLock<Instant>>,
+    given_up: Arc<AtomicBool>,
     debug_bytes: u64,
     /// When debug information may be read again.
     next_pass: Instant,
 }
 
 impl Worker {
-    fn new(symbols: Arc<Symbols>, deadline: Arc<OnceLock<Instant>>) -> Self {
+    fn new(
+        symbols: Arc<Symbols>,
+        deadline: Arc<OnceLock<Instant>>,
+        given_up: Arc<AtomicBool>,
+    ) -> Self {
         Self {
             debug_bytes: symbols.settings().debug_bytes,
             files: Files::new(symbols),
             room: Room::default(),
             deadline,
+            given_up,
             next_pass: Instant::now(),
         }
     }
@@ -203,14 +216,15 @@ impl Worker {
         // Read now, so that they are at hand when the session ends.
         drop(KernelSymbols::current());
         let mut is_wanted = true;
-        while is_wanted {
+        let given_up = Arc::clone(&self.given_up);
+        let stop = || given_up.load(Ordering::Relaxed);
+        while is_wanted && !stop() {
             let names = match batches.recv_timeout(IDLE) {
                 Ok(batch) => {
                     if self.files.is_full() {
-                        is_wanted = self.refine_all(named);
-                        self.files.close();
+                        is_wanted = self.make_room(named);
                     }
-                    self.files.names(batch)
+                    self.files.names(batch, &stop)
                 }
                 Err(RecvTimeoutError::Timeout) if self.may_refine() => self.refine_one(),
                 Err(RecvTimeoutError::Timeout) => continue,
@@ -229,9 +243,32 @@ impl Worker {
         }
     }
 
+    /// Lets go of all files. While the session runs their debug information is
+    /// read for no longer than a pass may take, and not at all where it is not
+    /// time for one. Whether anybody still waits.
+    fn make_room(&mut self, named: &Sender<Vec<Named>>) -> bool {
+        let start = Instant::now();
+        let time = match self.deadline.get() {
+            Some(_) => Duration::MAX,
+            None if start < self.next_pass => Duration::ZERO,
+            None => PASS_TIME,
+        };
+        let is_wanted = self.refine_for(time, named);
+        self.next_pass = self.next_pass.max(start + PAUSE * start.elapsed());
+        self.files.close();
+        is_wanted
+    }
+
     /// Whether anybody still waits.
     fn refine_all(&mut self, named: &Sender<Vec<Named>>) -> bool {
-        while self.files.are_waiting() && !is_over(&self.deadline) {
+        self.refine_for(Duration::MAX, named)
+    }
+
+    /// Begins passes for that long, and gives up on the frames that then wait.
+    /// Whether anybody still waits.
+    fn refine_for(&mut self, time: Duration, named: &Sender<Vec<Named>>) -> bool {
+        let start = Instant::now();
+        while self.files.are_waiting() && start.elapsed() < time && !is_over(&self.deadline) {
             let names = self.refine_one();
             if named.send(self.room.bounded(names)).is_err() {
                 return false;
@@ -341,11 +378,34 @@ mod tests {
     #[test]
     fn does_not_wait_for_ever() {
         let namer = Namer::start(Arc::default()).unwrap();
-        // As long as this lives the thread waits for more.
-        let _batches = namer.batches();
+        // As long as this lives the thread could wait for more.
+        let batches = namer.batches();
         let (named, warnings) = namer.finish(Duration::from_millis(10));
         assert!(named.is_empty());
         assert!(warnings[0].contains("still being read"), "{warnings:?}");
+        // And the thread ends.
+        let started = Instant::now();
+        let function = does_not_wait_for_ever as *const ();
+        while batches.send(batch(function, 0)).is_ok() {
+            assert!(started.elapsed() < Duration::from_secs(60));
+            thread::sleep(IDLE);
+        }
+    }
+
+    #[test]
+    fn room_is_made_without_a_pass_where_it_is_not_time_for_one() {
+        let mut worker = Worker::new(Arc::default(), Arc::default(), Arc::default());
+        let (names, named) = channel();
+        let function = room_is_made_without_a_pass_where_it_is_not_time_for_one as *const ();
+        for (wait, passes) in [(Duration::from_secs(60), 0), (Duration::ZERO, 1)] {
+            let waiting = worker.files.names(batch(function, 1), &|| false);
+            assert_eq!(waiting.len(), 1);
+            worker.next_pass = Instant::now() + wait;
+            assert!(worker.make_room(&names));
+            assert_eq!(named.try_iter().count(), passes);
+        }
+        assert_eq!(worker.files.shortfall.late, 1);
+        assert!(worker.next_pass > Instant::now());
     }
 
     #[test]
@@ -355,6 +415,7 @@ mod tests {
             sender: channel().0,
             named,
             deadline: Arc::default(),
+            given_up: Arc::default(),
             thread: thread::spawn(|| panic!("on purpose")),
         };
         let (_, warnings) = namer.finish(Duration::from_secs(60));

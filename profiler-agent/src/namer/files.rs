@@ -70,11 +70,16 @@ struct Known {
     /// Frames for which there was no room to wait.
     turned_away: usize,
     said: Said,
+    /// Its symbol tables cannot be read.
+    has_no_tables: bool,
+    /// A reader has failed in a way it should not.
+    is_broken: bool,
 }
 
-/// What a file is counted for once, however many passes find it.
+/// What a file is counted for once, however many batches and passes find it.
 #[derive(Default)]
 struct Said {
+    broken: Once,
     large: Once,
     damaged: Once,
     split: Once,
@@ -118,27 +123,25 @@ impl Files {
             || learned >= MAX_LEARNED
     }
 
-    /// Names by what is quick to read: the cache and symbol tables.
-    pub(super) fn names(&mut self, batch: Batch) -> Vec<Named> {
+    /// Names by what is quick to read: the cache and symbol tables. `stop` is
+    /// asked before every piece of work; what is named until then is returned.
+    pub(super) fn names(&mut self, batch: Batch, stop: &dyn Fn() -> bool) -> Vec<Named> {
         let index = match self.position(&batch.file) {
             Some(index) => index,
             None => self.add(&batch.file),
         };
         let copied = &mut self.copied;
         let (known, symbolizer) = (&mut self.known[index], &self.symbolizer);
-        match guarded(|| known.names(batch, symbolizer, copied)) {
-            Some(Ok(named)) => named,
-            Some(Err(error)) => {
-                tracing::debug!("no names: {error}");
-                let is_changeable = matches!(error, MappedFileError::Changeable);
-                self.shortfall.files += usize::from(is_changeable);
-                Vec::new()
-            }
-            None => {
-                self.shortfall.broken += 1;
-                Vec::new()
-            }
+        if known.is_broken {
+            return Vec::new();
         }
+        let shortfall = &mut self.shortfall;
+        let named = guarded(|| known.names(batch, symbolizer, copied, shortfall, stop));
+        named.unwrap_or_else(|| {
+            known.is_broken = true;
+            known.said.broken.count(&mut self.shortfall.broken);
+            Vec::new()
+        })
     }
 
     fn position(&self, file: &Arc<MappedFile>) -> Option<usize> {
@@ -176,7 +179,7 @@ impl Files {
         match guarded(|| known.refine(limit, stop, shortfall)) {
             Some(named) => named,
             None => {
-                self.shortfall.broken += 1;
+                known.said.broken.count(&mut self.shortfall.broken);
                 self.shortfall.late += waiting;
                 known_waits_no_more(known);
                 Vec::new()
@@ -264,6 +267,8 @@ impl Known {
             waiting: Vec::new(),
             turned_away: 0,
             said: Said::default(),
+            has_no_tables: false,
+            is_broken: false,
         }
     }
 
@@ -272,10 +277,15 @@ impl Known {
         batch: Batch,
         symbolizer: &ElfSymbolizer,
         copied: &mut u64,
-    ) -> Result<Vec<Named>, MappedFileError> {
+        shortfall: &mut Shortfall,
+        stop: &dyn Fn() -> bool,
+    ) -> Vec<Named> {
         let mut named = Vec::new();
         let (mut offsets, mut frames) = (Vec::new(), Vec::new());
         for (offset, frame) in batch.offsets.into_iter().zip(batch.frames) {
+            if stop() {
+                return named;
+            }
             if let Some(names) = self.entry.get(offset) {
                 named.push((frame, names.to_vec()));
                 continue;
@@ -292,10 +302,18 @@ impl Known {
                 }
             }
         }
-        if offsets.is_empty() {
-            return Ok(named);
+        if offsets.is_empty() || self.has_no_tables {
+            return named;
         }
-        let symbols = self.symbols(&offsets, symbolizer, copied)?;
+        let symbols = match self.symbols(&offsets, symbolizer, copied) {
+            Ok(symbols) => symbols,
+            Err(error) => {
+                tracing::debug!("no names: {error}");
+                self.has_no_tables = true;
+                shortfall.files += usize::from(matches!(error, MappedFileError::Changeable));
+                return named;
+            }
+        };
         for ((offset, frame), symbol) in offsets.into_iter().zip(frames).zip(symbols) {
             let names = merged(symbol.clone(), Vec::new());
             if !self.waits(offset, frame, symbol) {
@@ -303,7 +321,7 @@ impl Known {
             }
             named.push((frame, names));
         }
-        Ok(named)
+        named
     }
 
     fn symbols(

@@ -19,11 +19,14 @@ fn symbols(folder: &TempDir, debug_bytes: u64) -> Arc<Symbols> {
 /// One session: the names that come at once, and those that come later.
 fn session(bench: &Bench, symbols: &Arc<Symbols>, offsets: &[u64]) -> ([Vec<Named>; 2], Shortfall) {
     let mut files = Files::new(Arc::clone(symbols));
-    let at_once = files.names(Batch {
-        file: bench.program(),
-        offsets: offsets.to_vec(),
-        frames: vec![0, 1],
-    });
+    let at_once = files.names(
+        Batch {
+            file: bench.program(),
+            offsets: offsets.to_vec(),
+            frames: vec![0, 1],
+        },
+        &|| false,
+    );
     let mut later = Vec::new();
     while files.are_waiting() {
         later.extend(files.refine_one(&|| false));
@@ -120,11 +123,14 @@ fn what_is_not_reached_in_time_keeps_its_symbol() {
     let symbols = symbols(&folder, 1 << 30);
     let offsets = offsets(&bench.sources());
     let mut files = Files::new(Arc::clone(&symbols));
-    let named = files.names(Batch {
-        file: bench.program(),
-        offsets: offsets.clone(),
-        frames: vec![0, 1],
-    });
+    let named = files.names(
+        Batch {
+            file: bench.program(),
+            offsets: offsets.clone(),
+            frames: vec![0, 1],
+        },
+        &|| false,
+    );
     assert_eq!(named[1].1[0].function, "outermost");
     assert_eq!(files.refine_one(&|| true), []);
     assert_eq!(files.shortfall.late, 2);
@@ -132,4 +138,53 @@ fn what_is_not_reached_in_time_keeps_its_symbol() {
     // And is not taken for all there is.
     let ([_, then], _) = session(&bench, &symbols, &offsets);
     check(&then);
+}
+
+/// The headers of an ELF file of 64 bits with a symbol table of `size` bytes.
+fn elf_with_symbols(size: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 64 + 2 * 64];
+    bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    let mut put = |at: usize, number: &[u8]| bytes[at..at + number.len()].copy_from_slice(number);
+    // Where the section headers are, the size of each, and how many.
+    put(40, &64_u64.to_le_bytes());
+    put(54, &56_u16.to_le_bytes());
+    put(58, &64_u16.to_le_bytes());
+    put(60, &2_u16.to_le_bytes());
+    // SHT_SYMTAB, and its size.
+    put(128 + 4, &2_u32.to_le_bytes());
+    put(128 + 32, &size.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_counted_once() {
+    let mut files = Files::new(Arc::default());
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("large");
+    // More symbols than are copied.
+    fs::write(&path, elf_with_symbols(MAX_COPY + 24)).unwrap();
+    let file = Arc::new(MappedFile::for_test(fs::File::open(&path).unwrap(), false));
+    for _ in 0..3 {
+        let batch = Batch {
+            file: Arc::clone(&file),
+            offsets: vec![0],
+            frames: vec![0],
+        };
+        assert_eq!(files.names(batch, &|| false), []);
+    }
+    assert_eq!(files.shortfall.files, 1);
+}
+
+#[test]
+fn nothing_is_read_when_nobody_waits() {
+    let Some(bench) = Bench::new() else { return };
+    bench.compile(SOURCE, "");
+    let mut files = Files::new(Arc::default());
+    let batch = Batch {
+        file: bench.program(),
+        offsets: offsets(&bench.sources()),
+        frames: vec![0, 1],
+    };
+    assert_eq!(files.names(batch, &|| true), []);
+    assert!(!files.are_waiting());
 }

@@ -65,7 +65,7 @@ pub struct Pass {
     pub split: usize,
 }
 
-/// Whether a file has DWARF, and the bytes it takes, unpacked. `.debug_line`
+/// Whether a file has DWARF, and the bytes it takes in the file. `.debug_line`
 /// alone is of use too (`-gline-tables-only` has both).
 pub fn bytes_of(file: &Binary) -> u64 {
     if !file.has(SectionId::DebugInfo.name()) {
@@ -283,5 +283,23 @@ impl Found {
             });
         }
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_and_long_ones_end_a_pass_that_is_over() {
+        let long = vec![b'x'; 1 << 20];
+        let text = |len: usize| EndianSlice::new(&long[..len], NativeEndian);
+        let mut targets = Targets::new(&[], &[], &|| false);
+        assert_eq!(targets.text(text(1 << 20), 100).unwrap().len(), 100);
+        let mut targets = Targets::new(&[], &[], &|| true);
+        // The first tick asks.
+        assert!(targets.text(text(3), 100).is_err());
+        assert_eq!(targets.text(text(3), 100).unwrap(), "xxx");
+        assert!(targets.text(text(1 << 20), 100).is_err());
     }
 }

@@ -308,6 +308,20 @@ fn larger_debug_information_is_not_read() {
     assert!(sources.read_debug(packed * 100).is_ok());
 }
 
+/// Little in the file, and much in memory.
+#[test]
+fn copied_debug_information_is_bounded_after_unpacking() {
+    let Some(bench) = Bench::new() else { return };
+    bench.compile(SOURCE, "");
+    let zeros = File::create(bench.path("zeros")).unwrap();
+    zeros.set_len(MAX_COPIED_DEBUG + 1).unwrap();
+    bench.run("objcopy --update-section .debug_str=zeros app/prog");
+    bench.run("objcopy --compress-debug-sections=zlib app/prog");
+    let sources = bench.sources();
+    assert!(dwarf::bytes_of(&sources.binary) < MAX_COPIED_DEBUG / 100);
+    assert!(sources.read_debug(u64::MAX).is_err());
+}
+
 #[test]
 fn a_pass_ends_when_it_is_told_to() {
     let Some(bench) = Bench::new() else { return };

@@ -134,7 +134,7 @@ pub(crate) fn deep_recursion_is_marked_cut(lab: &Lab) -> Result<()> {
     let cut = count(&stacks, |stack| {
         stack.user_end == StackEnd::Cut && stack.holds(&["descend", "descend", "bottom"])
     });
-    println!("{cut} of {all} stacks of 300 levels are marked as cut, leaf kept");
+    println!("{cut} of {all} stacks of 700 levels are marked as cut, leaf kept");
     ensure!(all > 0 && cut as f64 >= WHOLE_CHAINS * all as f64);
     let told = reading
         .ledger(Event::Cpu)?

@@ -80,7 +80,9 @@ pub(crate) fn client_killed_ends_its_capture(lab: &Lab) -> Result<()> {
     let out = lab.folder()?.join("x.capture");
     let recording = Running::start(&mut agent.record(lab, &["-d", "100s"], &out)?)?;
     agent.await_capture(lab)?;
-    let held = Loaded::by(agent.pid())?;
+    let mut held = Loaded::by(agent.pid())?;
+    // The agent's, not the session's: unwind tables stay for the next one.
+    held.maps.retain(|_, name| name != "unwind_chunk");
     recording.signal(Signal::KILL)?;
     recording.wait()?;
     until(FREED, || {

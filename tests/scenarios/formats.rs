@@ -139,7 +139,8 @@ fn check_pprof(lab: &Lab, path: &Path, event: Event) -> Result<()> {
     };
     let mut pprof = Command::new(go);
     pprof
-        .args(["tool", "pprof", "-top", "-nodecount=5"])
+        // By what they hold: the leaves are functions inlined into these.
+        .args(["tool", "pprof", "-top", "-cum", "-nodecount=80"])
         .arg(path);
     // It writes settings, and looks for binaries.
     pprof
@@ -234,7 +235,7 @@ pub(crate) fn captures_render_again(lab: &Lab) -> Result<()> {
     for event in ["cpu", "offcpu", "io"] {
         folded_lines(&call(&["folded", "-e", event])?)?;
     }
-    let table = call(&["top", "-e", "cpu", "-n", "3"])?;
+    let table = call(&["top", "-e", "cpu", "-n", "100"])?;
     ensure!(table.contains("part_large"), "{table}");
     let json: serde_json::Value =
         serde_json::from_str(&call(&["top", "-e", "cpu", "-n", "3", "--output", "json"])?)?;

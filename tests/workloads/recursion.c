@@ -1,7 +1,7 @@
-/* Calls itself 300 deep, more than a stack that is kept: main -> dive -> descend x 300 -> bottom. */
+/* Calls itself 700 deep, more than a stack that is kept: main -> dive -> descend x 700 -> bottom. */
 #include "truth.h"
 
-#define DEPTH 300
+#define DEPTH 700
 
 FRAME uint64_t bottom(uint64_t x) { return churn(x, ROUNDS); }
 

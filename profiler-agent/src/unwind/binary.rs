@@ -1,7 +1,14 @@
 //! A file of code that processes have mapped, opened once for all of them.
 
-use std::{io, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::Arc,
+};
 
+use super::elf::ReadAt;
 use crate::{
     mapped_file::{MappedFile, MappedFileError},
     processes::Mapping,
@@ -11,8 +18,14 @@ use crate::{
 /// What makes two files the same, however often they are opened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum BinaryId {
-    /// The GNU build-id, of a file that only the host's root can change.
-    BuildId(Arc<[u8]>),
+    /// It is one that only the host's root can change.
+    BuildId {
+        /// The GNU build-id.
+        id: Arc<[u8]>,
+        /// Of its length and its headers: tools that change a file leave it its
+        /// build-id, and a copy may have been cut.
+        shape: u64,
+    },
     /// It has no build-id, or one that proves nothing: who can change a file, or
     /// makes a container, can give it the build-id of any other.
     File {
@@ -67,7 +80,10 @@ impl Binary {
     pub fn new(file: MappedFile, path: &Arc<str>) -> Result<Self, BinaryError> {
         let build_id: Arc<[u8]> = file.build_id().into();
         let id = match file.is_roots() && !build_id.is_empty() {
-            true => BinaryId::BuildId(Arc::clone(&build_id)),
+            true => BinaryId::BuildId {
+                id: Arc::clone(&build_id),
+                shape: shape(&file),
+            },
             false => file_id(&file).map_err(MappedFileError::System)?,
         };
         Ok(Self {
@@ -125,6 +141,34 @@ fn same_on_host(mapping: &Mapping) -> Option<MappedFile> {
     let metadata = file.file().metadata().ok()?;
     let is_same = metadata.ino() == mapping.file.inode && metadata.dev() == mapping.file.device;
     is_same.then_some(file)
+}
+
+/// A hash of a file's length and of its ELF header, program headers and section
+/// headers, which tell where everything is.
+fn shape(file: &MappedFile) -> u64 {
+    /// Most bytes of a table of headers: 65,535 entries of 64 bytes.
+    const MOST: u64 = 4 << 20;
+    let mut hasher = DefaultHasher::new();
+    file.len().hash(&mut hasher);
+    let mut hash = |offset: u64, size: u64| {
+        let mut bytes = vec![0; size.min(MOST).min(file.len()) as usize];
+        // What cannot be read is the same zeroes for all.
+        file.read_exact_at(&mut bytes, offset).ok();
+        bytes.hash(&mut hasher);
+        bytes
+    };
+    let header = hash(0, 64);
+    let number = |at: usize, size: usize| {
+        let mut word = [0; 8];
+        if let Some(bytes) = header.get(at..at + size) {
+            word[..size].copy_from_slice(bytes);
+        }
+        u64::from_le_bytes(word)
+    };
+    // `e_phoff`, `e_phentsize`, `e_phnum`; `e_shoff`, `e_shentsize`, `e_shnum`.
+    hash(number(32, 8), number(54, 2) * number(56, 2));
+    hash(number(40, 8), number(58, 2) * number(60, 2));
+    hasher.finish()
 }
 
 fn file_id(file: &MappedFile) -> io::Result<BinaryId> {

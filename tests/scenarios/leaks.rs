@@ -19,6 +19,10 @@ const GIVES_BACK: (&str, &str) = (
     "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=65536:glibc.malloc.trim_threshold=65536",
 );
 
+/// Chunks of unwind tables that whatever runs on the host meanwhile may need: each is a map and a descriptor, and
+/// stays for the next session. 150 captures that leak one each are more.
+const CHUNKS: usize = 4;
+
 pub(crate) fn two_hundred_captures_leak_nothing(lab: &Lab) -> Result<()> {
     let before = Loaded::now()?;
     let agent = Agent::start_with(lab, &[], &[GIVES_BACK])?;
@@ -43,9 +47,9 @@ pub(crate) fn two_hundred_captures_leak_nothing(lab: &Lab) -> Result<()> {
     println!("{partial} of {CAPTURES} short captures were partial");
     let (warm, end) = (warm.context("no look")?, end.context("no look")?);
     println!("least around {WARM}: {warm:?}\nleast around {CAPTURES}: {end:?}");
-    ensure!(end.files <= warm.files, "file descriptors grow");
+    ensure!(end.files <= warm.files + CHUNKS, "file descriptors grow");
     ensure!(
-        end.bpf_programs <= warm.bpf_programs && end.bpf_maps <= warm.bpf_maps,
+        end.bpf_programs <= warm.bpf_programs && end.bpf_maps <= warm.bpf_maps + CHUNKS,
         "BPF objects grow"
     );
     ensure!(end.attachments == 0, "something stays attached");

@@ -143,8 +143,24 @@ fn same_on_host(mapping: &Mapping) -> Option<MappedFile> {
     is_same.then_some(file)
 }
 
+/// Bytes of call frame information that tell a file from another.
+const CALL_FRAMES: u64 = 64 << 10;
+
+/// Where in a file the segment `PT_GNU_EH_FRAME` is, by its program headers of
+/// `size` bytes each.
+fn eh_frame_header(segments: &[u8], size: usize) -> Option<u64> {
+    const PT_GNU_EH_FRAME: [u8; 4] = 0x6474_e550u32.to_le_bytes();
+    let segment = segments
+        .chunks_exact(size.max(1))
+        .find(|segment| segment.starts_with(&PT_GNU_EH_FRAME))?;
+    // `p_offset`.
+    let offset = segment.get(8..16)?.try_into().ok()?;
+    Some(u64::from_le_bytes(offset))
+}
+
 /// A hash of a file's length and of its ELF header, program headers and section
-/// headers, which tell where everything is.
+/// headers, which tell where everything is, and of the begin of its call frame
+/// information.
 fn shape(file: &MappedFile) -> u64 {
     /// Most bytes of a table of headers: 65,535 entries of 64 bytes.
     const MOST: u64 = 4 << 20;
@@ -166,8 +182,12 @@ fn shape(file: &MappedFile) -> u64 {
         u64::from_le_bytes(word)
     };
     // `e_phoff`, `e_phentsize`, `e_phnum`; `e_shoff`, `e_shentsize`, `e_shnum`.
-    hash(number(32, 8), number(54, 2) * number(56, 2));
+    let segments = hash(number(32, 8), number(54, 2) * number(56, 2));
     hash(number(40, 8), number(58, 2) * number(60, 2));
+    // Call frame information begins there as a rule.
+    if let Some(offset) = eh_frame_header(&segments, number(54, 2) as usize) {
+        hash(offset, CALL_FRAMES);
+    }
     hasher.finish()
 }
 

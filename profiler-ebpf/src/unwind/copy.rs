@@ -1,9 +1,7 @@
 //! Handing a stack over to userspace: registers and memory.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, generated};
-use profiler_abi::{
-    KIND_STACK_COPY, REGISTERS, RecordHeader, STACK_COPY_BYTES, STACK_COPY_HEADER,
-};
+use profiler_abi::{KIND_STACK_COPY, REGISTERS, RecordHeader, STACK_COPY_BYTES, STACK_COPY_HEADER};
 
 use super::{
     registers::{FRAME_POINTER, PROGRAM_COUNTER, STACK_POINTER},

@@ -57,8 +57,8 @@ unsafe fn frame(slot: u32, state: *mut State, record: *mut StackRecord) -> bool 
             return false;
         }
         let interrupted = (*state).exact != 0 && len != 0;
-        let runs_code = (*state).has_rule != 0
-            && Rule::from_words((*state).rule).runtime != runtime_kind::NONE;
+        let runs_code =
+            (*state).has_rule != 0 && Rule::from_words((*state).rule).runtime != runtime_kind::NONE;
         (*record).frames[len] = (*state).pc
             | if interrupted { INTERRUPTED } else { 0 }
             | if runs_code { RUNS_INTERPRETER } else { 0 };

@@ -85,9 +85,8 @@ pub(crate) extern "C" fn find_rule(slot: u32, address: u64) -> u32 {
         if rule == NO_RULE {
             return 0;
         }
-        let rule = head.add(
-            u64::from(head.add(8).read_u32()) + u64::from(rule) * size_of::<Rule>() as u64,
-        );
+        let rule = head
+            .add(u64::from(head.add(8).read_u32()) + u64::from(rule) * size_of::<Rule>() as u64);
         (*state).rule = [rule.read_u64(), rule.add(8).read_u64()];
         1
     }

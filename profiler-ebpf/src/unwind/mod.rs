@@ -20,9 +20,7 @@ use profiler_abi::{MAX_FRAMES, MAX_USER_FRAMES, StackRecord, stack_end, unwind_m
 use self::{frames::FRAMES_PER_CALL, state::State};
 use crate::{runtimes, task::Task};
 
-pub(crate) use self::{
-    copy::copy_stack, heap::Place, registers::Origin, state::SLOTS,
-};
+pub(crate) use self::{copy::copy_stack, heap::Place, registers::Origin, state::SLOTS};
 
 /// Result of a walk: `len` addresses were written, leaf first.
 pub(crate) struct Walk {

@@ -40,8 +40,8 @@ pub(crate) unsafe fn load(task: Task, state: *mut State) {
             return;
         };
         let entry = entry.read_volatile();
-        let is_meant = entry.exec_id == task.exec_id()
-            && entry.start_ns == task.leader().start_boottime_ns();
+        let is_meant =
+            entry.exec_id == task.exec_id() && entry.start_ns == task.leader().start_boottime_ns();
         if is_meant && entry.check == entry.sum() {
             (*state).generation = entry.generation;
             (*state).mappings = entry.mappings;

@@ -21,9 +21,7 @@ use profiler_abi::stack_end;
 use super::state::{SLOTS, State};
 use crate::{control::offset, task::Task};
 
-pub(crate) use self::arch::{
-    FRAME_POINTER, PROGRAM_COUNTER, RETURN_ADDRESS_MASK, STACK_POINTER,
-};
+pub(crate) use self::arch::{FRAME_POINTER, PROGRAM_COUNTER, RETURN_ADDRESS_MASK, STACK_POINTER};
 
 /// How the program came to run.
 #[derive(Clone, Copy)]

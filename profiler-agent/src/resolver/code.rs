@@ -2,7 +2,7 @@
 //! made at run time.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
@@ -39,6 +39,10 @@ const MAX_REFUSED: usize = 8;
 /// The function in which CPython runs Python code, and the parts of it that
 /// compilers split off: their names begin so.
 const EVALUATION: &str = "_PyEval_EvalFrameDefault";
+
+/// Files that are opened for one process: it must not take those of all others.
+/// A large Java or Python process has some hundreds.
+const MAX_PROCESS_FILES: usize = 512;
 
 /// How long a file that cannot be opened is left alone.
 const RETRY: Duration = Duration::from_secs(1);
@@ -114,15 +118,21 @@ impl CodeMaps {
 
     /// Puts the code of a process together again from its mappings.
     pub(super) fn update(&mut self, process: u32, pid: u32, mappings: &[Mapping]) -> &ProcessCode {
-        let parts = mappings
-            .iter()
-            .map(|mapping| Part {
+        let mut files = HashSet::new();
+        let mut parts = Vec::with_capacity(mappings.len());
+        for mapping in mappings {
+            files.insert(mapping.file);
+            let what = match files.len() <= MAX_PROCESS_FILES {
+                true => self.what(pid, mapping),
+                false => What::Unreadable,
+            };
+            parts.push(Part {
                 start: mapping.start,
                 end: mapping.end,
                 offset: mapping.offset,
-                what: self.what(pid, mapping),
-            })
-            .collect();
+                what,
+            });
+        }
         if !self.processes.contains_key(&process) {
             self.order.push_back(process);
         }

@@ -271,7 +271,18 @@ impl Worker {
             registers: &registers,
             memory,
         };
-        let walk = self.walker.walk(&stack, self.code.of(process));
+        let mut walk = self.walker.walk(&stack, self.code.of(process));
+        let now = Instant::now();
+        if walk.end == stack_end::NO_MAPPING
+            && self
+                .processes
+                .next_read(process)
+                .is_some_and(|at| at <= now)
+        {
+            // What the kernel told of it was lost.
+            self.read_again(process, now);
+            walk = self.walker.walk(&stack, self.code.of(process));
+        }
         let mut frames = Vec::with_capacity(walk.frames.len());
         if let Some(walked) = &walked {
             frames.extend_from_slice(&walked.frames);

@@ -18,6 +18,7 @@ pub mod mapped_file;
 pub mod monotonic;
 pub mod namer;
 pub mod own_cost;
+mod perf_event;
 pub mod processes;
 pub mod reader;
 pub mod resolver;

@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeMap,
     fs, io, mem,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
 };
 
 use profiler_proto::Frequency;
+
+use crate::perf_event::{self, Attr, SOFTWARE, time_enabled};
 
 /// The kernel's list of CPUs that run, such as "0-3,5".
 const ONLINE: &str = "/sys/devices/system/cpu/online";
@@ -20,34 +22,10 @@ pub(super) enum Clock {
     CpuClock,
 }
 
-/// Begin of `struct perf_event_attr` (include/uapi/linux/perf_event.h), as long
-/// as `PERF_ATTR_SIZE_VER0`, which every kernel accepts.
-#[repr(C)]
-#[derive(Default)]
-struct Attr {
-    kind: u32,
-    size: u32,
-    config: u64,
-    sample_freq: u64,
-    sample_type: u64,
-    read_format: u64,
-    flags: u64,
-    wakeup_events: u32,
-    bp_type: u32,
-    config1: u64,
-}
-
-const _: () = assert!(size_of::<Attr>() == 64);
-
-/// `PERF_TYPE_HARDWARE`, `PERF_TYPE_SOFTWARE`.
+/// `PERF_TYPE_HARDWARE`.
 const HARDWARE: u32 = 0;
-const SOFTWARE: u32 = 1;
-/// `PERF_FORMAT_TOTAL_TIME_ENABLED`.
-const TIME_ENABLED: u64 = 1;
-/// Bit `freq`: `sample_freq` is a frequency, not a period.
+/// Bit `freq`: `sample` is a frequency, not a period.
 const FREQ: u64 = 1 << 10;
-/// `PERF_FLAG_FD_CLOEXEC`.
-const CLOEXEC: libc::c_ulong = 8;
 /// `PERF_EVENT_IOC_SET_BPF` = `_IOW('$', 8, __u32)`.
 const SET_BPF: libc::c_ulong = 0x4004_2408;
 
@@ -115,7 +93,7 @@ impl Sampler {
                 source,
             }
         };
-        let fd = perf_event_open(self.clock, self.frequency, cpu)
+        let fd = open_event(self.clock, self.frequency, cpu)
             .map_err(failed("open the sampling event"))?;
         set_bpf(&fd, self.program.as_raw_fd()).map_err(failed("attach the sampling program"))?;
         let event = Event { fd, enabled_ns: 0 };
@@ -183,37 +161,19 @@ impl Sampler {
     }
 }
 
-fn perf_event_open(clock: Clock, frequency: Frequency, cpu: u32) -> io::Result<OwnedFd> {
+fn open_event(clock: Clock, frequency: Frequency, cpu: u32) -> io::Result<OwnedFd> {
     let attr = Attr {
         kind: match clock {
             Clock::Cycles => HARDWARE,
             Clock::CpuClock => SOFTWARE,
         },
-        size: size_of::<Attr>() as u32,
         // Both PERF_COUNT_HW_CPU_CYCLES and PERF_COUNT_SW_CPU_CLOCK are 0.
         config: 0,
-        sample_freq: u64::from(frequency.get()),
-        read_format: TIME_ENABLED,
+        sample: u64::from(frequency.get()),
         flags: FREQ,
         ..Attr::default()
     };
-    // SAFETY: the kernel reads `attr.size` bytes of `attr`, which lives on.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_perf_event_open,
-            &raw const attr,
-            -1 as libc::pid_t,
-            cpu as libc::c_int,
-            -1 as libc::c_int,
-            CLOEXEC,
-        )
-    };
-    let fd = RawFd::try_from(fd)
-        .ok()
-        .filter(|fd| *fd >= 0)
-        .ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    perf_event::open(attr, cpu)
 }
 
 fn set_bpf(event: &OwnedFd, program: RawFd) -> io::Result<()> {
@@ -223,18 +183,6 @@ fn set_bpf(event: &OwnedFd, program: RawFd) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-fn time_enabled(fd: &OwnedFd) -> io::Result<u64> {
-    // A read gives { u64 value; u64 time_enabled; }, or nothing for an event
-    // in an error state.
-    let mut bytes = [0u8; 16];
-    if rustix::io::read(fd, &mut bytes)? != bytes.len() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let mut enabled = [0u8; 8];
-    enabled.copy_from_slice(&bytes[8..]);
-    Ok(u64::from_ne_bytes(enabled))
 }
 
 /// Numbers of the CPUs that run.

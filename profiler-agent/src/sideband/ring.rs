@@ -2,45 +2,20 @@
 
 use std::{
     io, mem,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, OwnedFd},
     ptr::{self, NonNull},
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// Begin of `struct perf_event_attr` (include/uapi/linux/perf_event.h), as long
-/// as `PERF_ATTR_SIZE_VER3`, which every kernel since 3.19 accepts.
-#[repr(C)]
-#[derive(Default)]
-struct Attr {
-    kind: u32,
-    size: u32,
-    config: u64,
-    sample_period: u64,
-    sample_type: u64,
-    read_format: u64,
-    flags: u64,
-    wakeup: u32,
-    bp_type: u32,
-    config1: u64,
-    config2: u64,
-    branch_sample_type: u64,
-    sample_regs_user: u64,
-    sample_stack_user: u32,
-    clockid: i32,
-}
+use crate::perf_event::{self, Attr, SOFTWARE, time_enabled};
 
-const _: () = assert!(size_of::<Attr>() == 96);
-
-/// `PERF_TYPE_SOFTWARE`, `PERF_COUNT_SW_DUMMY`.
-const SOFTWARE: u32 = 1;
+/// `PERF_COUNT_SW_DUMMY`.
 const DUMMY: u64 = 9;
 /// `PERF_SAMPLE_TID | PERF_SAMPLE_TIME`.
 const TID_AND_TIME: u64 = 1 << 1 | 1 << 2;
 /// Bits `mmap`, `comm`, `task`, `watermark`, `sample_id_all`, `mmap2`,
 /// `comm_exec`, `use_clockid`.
 const FLAGS: u64 = 1 << 8 | 1 << 9 | 1 << 13 | 1 << 14 | 1 << 18 | 1 << 23 | 1 << 24 | 1 << 25;
-/// `PERF_FLAG_FD_CLOEXEC`.
-const CLOEXEC: libc::c_ulong = 8;
 
 /// Pages of a ring: 20 ms of 80 new processes on one CPU; on a machine where
 /// less may be locked, less.
@@ -49,9 +24,6 @@ const PAGES: [usize; 4] = [32, 16, 8, 4];
 /// Where the positions are in `struct perf_event_mmap_page`.
 const DATA_HEAD: usize = 1024;
 const DATA_TAIL: usize = 1032;
-
-/// `PERF_FORMAT_TOTAL_TIME_ENABLED`.
-const TIME_ENABLED: u64 = 1;
 
 /// The event and its ring.
 #[derive(Debug)]
@@ -75,7 +47,7 @@ impl Ring {
     /// # Errors
     /// Fails with what the kernel says.
     pub(super) fn open(cpu: u32) -> io::Result<Self> {
-        let event = perf_event_open(cpu, FLAGS)?;
+        let event = open_event(cpu)?;
         let page = rustix::param::page_size();
         let mut refused = io::Error::from(io::ErrorKind::OutOfMemory);
         for pages in PAGES {
@@ -99,16 +71,8 @@ impl Ring {
 
     /// Whether the event has been enabled since the last look.
     pub(super) fn is_alive(&mut self) -> bool {
-        // A read gives { u64 value; u64 time_enabled; }, or nothing for an
-        // event in an error state.
-        let mut bytes = [0; 16];
-        let read = rustix::io::read(&self.event, &mut bytes);
-        let [.., enabled] = bytes.as_chunks().0 else {
-            return false;
-        };
-        let enabled_ns = u64::from_ne_bytes(*enabled);
-        let was = mem::replace(&mut self.enabled_ns, enabled_ns);
-        read == Ok(bytes.len()) && was != enabled_ns
+        time_enabled(&self.event)
+            .is_ok_and(|enabled_ns| mem::replace(&mut self.enabled_ns, enabled_ns) != enabled_ns)
     }
 
     /// Bytes of locked memory.
@@ -180,34 +144,16 @@ fn map(event: &OwnedFd, len: usize) -> io::Result<NonNull<u8>> {
     }
 }
 
-fn perf_event_open(cpu: u32, flags: u64) -> io::Result<OwnedFd> {
+fn open_event(cpu: u32) -> io::Result<OwnedFd> {
     let attr = Attr {
         kind: SOFTWARE,
-        size: size_of::<Attr>() as u32,
         config: DUMMY,
         sample_type: TID_AND_TIME,
-        read_format: TIME_ENABLED,
-        flags,
+        flags: FLAGS,
         // Nobody waits for a wake-up: one when the ring is full.
         wakeup: u32::MAX,
         clockid: libc::CLOCK_MONOTONIC,
         ..Attr::default()
     };
-    // SAFETY: the kernel reads `attr.size` bytes of `attr`, which lives on.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_perf_event_open,
-            &raw const attr,
-            -1 as libc::pid_t,
-            cpu as libc::c_int,
-            -1 as libc::c_int,
-            CLOEXEC,
-        )
-    };
-    let fd = RawFd::try_from(fd)
-        .ok()
-        .filter(|fd| *fd >= 0)
-        .ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    perf_event::open(attr, cpu)
 }

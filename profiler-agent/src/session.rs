@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_abi::Counter;
 use profiler_proto::{
     Capture, CaptureSpec, EndReason, Event, EventFacts, Facts, Ledger, OwnCost, UnwindFacts,
     chunks, encode_frame, pb,
@@ -21,19 +20,18 @@ pub use crate::bpf::ErrorKind;
 use crate::{
     aggregate::Aggregate,
     assemble::{Parts, assemble},
-    bpf::{BpfError, CounterSums, LoadSettings, Programs, offsets::start_ticks, online_cpus},
+    bpf::{BpfError, LoadSettings, Programs, offsets::start_ticks, online_cpus},
     ledger::LedgerInput,
     monotonic::{UtcOffset, now_ns},
     own_cost, reader,
-    resolver::{Resolved, Resolver},
+    resolver::Resolver,
     sampling::Sampling,
-    sideband::{Sideband, SidebandStatus},
+    sideband::Sideband,
     symbols::shared::Symbols,
-    unwind::{
-        loader::{SessionTables, UnwindReport, refusals},
-        shared::SharedUnwinder,
-    },
+    unwind::shared::SharedUnwinder,
 };
+
+mod unwinding;
 
 /// How often the ring buffer is read. At 999 Hz on 64 CPUs 20 ms are 1,300
 /// samples, an eighth of a ring of 1 MiB; a wake-up costs about 10 us.
@@ -65,65 +63,6 @@ pub struct SessionSettings {
     pub symbols: Arc<Symbols>,
     /// Where unwind tables come from.
     pub unwinder: Arc<SharedUnwinder>,
-}
-
-/// What is to be said about the side band.
-fn sideband_warning(status: &SidebandStatus) -> Option<String> {
-    let SidebandStatus {
-        lost, malformed, ..
-    } = status;
-    (lost + malformed > 0).then(|| {
-        format!(
-            "{} records of what processes mapped were lost: frames of new processes may lack their files",
-            lost + malformed
-        )
-    })
-}
-
-/// What tables could not cover for lack of room.
-fn unwind_warnings(report: &UnwindReport) -> Vec<String> {
-    let UnwindReport {
-        mappings_cut,
-        lists_without_room,
-        runtimes_without_room,
-        processes_refused,
-        ..
-    } = report;
-    [
-        (
-            *mappings_cut,
-            "mappings of code have no unwind table, because their processes have too many",
-        ),
-        (
-            *lists_without_room,
-            "times the unwind tables of a process found no room (unwind_bytes)",
-        ),
-        (
-            *runtimes_without_room,
-            "times an interpreter's frames were left out for lack of room (unwind_bytes)",
-        ),
-        (
-            *processes_refused,
-            "processes have no unwind tables, because there are too many",
-        ),
-    ]
-    .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, what)| format!("{count} {what}"))
-    .collect()
-}
-
-fn unwind_facts(resolved: &Resolved, counters: &CounterSums, aggregate: &Aggregate) -> UnwindFacts {
-    let report = resolved.unwind.clone().unwrap_or_default();
-    UnwindFacts {
-        tables_built: report.tables_built,
-        tables_refused: refusals(&report.refused),
-        table_bytes: report.table_bytes as u64,
-        build_cpu_ns: report.build_cpu.as_nanos() as u64,
-        processes_without_table: report.processes_without_table,
-        copies_taken: aggregate.copies(),
-        copies_lost: counters.get(Counter::CopyLost),
-    }
 }
 
 /// What remains of a session that has delivered.
@@ -345,49 +284,13 @@ struct Session<'a> {
     warnings: Vec<String>,
 }
 
-/// Without the side band processes that live shortly stay unknown.
-fn open_sideband(warnings: &mut Vec<String>) -> Option<Sideband> {
-    let cpus = match online_cpus() {
-        Ok(cpus) => cpus,
-        Err(error) => {
-            warnings.push(format!("list online CPUs: {error}"));
-            return None;
-        }
-    };
-    Sideband::open(&cpus)
-        .inspect_err(|error| {
-            warnings.push(format!(
-                "{error}: processes that lived shortly have no names"
-            ));
-        })
-        .ok()
-}
-
-/// Without tables every stack is copied, or walked by frame pointers.
-fn attach_tables(
-    unwinder: &SharedUnwinder,
-    programs: &Programs,
-    warnings: &mut Vec<String>,
-) -> Option<SessionTables> {
-    let attach = || {
-        let maps = programs.table_maps().map_err(|error| error.to_string())?;
-        unwinder
-            .get()?
-            .attach(maps)
-            .map_err(|error| error.to_string())
-    };
-    attach()
-        .inspect_err(|error| warnings.push(format!("no unwind tables: {error}")))
-        .ok()
-}
-
 impl<'a> Session<'a> {
     fn arm(control: &'a SessionControl, settings: &SessionSettings) -> Result<Self, SessionError> {
         let spec = &control.spec;
         let mut programs = Programs::open(spec, &settings.load)?;
         let mut warnings = Vec::new();
-        let sideband = open_sideband(&mut warnings);
-        let tables = attach_tables(&settings.unwinder, &programs, &mut warnings);
+        let sideband = unwinding::open_sideband(&mut warnings);
+        let tables = unwinding::attach_tables(&settings.unwinder, &programs, &mut warnings);
         let resolver = Resolver::start(Arc::clone(&settings.symbols), tables, sideband.is_some())
             .map_err(SessionError::Thread)?;
         let sampling = Sampling::default();
@@ -538,7 +441,7 @@ impl<'a> Session<'a> {
         if let Some(sideband) = self.sideband {
             let (told, status) = sideband.finish();
             self.resolver.commit(Some(told));
-            warnings.extend(sideband_warning(&status));
+            warnings.extend(unwinding::sideband_warning(&status));
         }
         let mut resolved = self.resolver.finish();
         warnings.append(&mut resolved.warnings);
@@ -553,7 +456,7 @@ impl<'a> Session<'a> {
         };
         let ledger = input.ledger();
         warnings.extend(input.warnings());
-        warnings.extend(resolved.unwind.iter().flat_map(unwind_warnings));
+        warnings.extend(resolved.unwind.iter().flat_map(unwinding::warnings));
         if self.aggregate.refused_stacks() > 0 {
             warnings.push(format!(
                 "{} stacks were not kept: the different ones had filled their memory",
@@ -561,7 +464,7 @@ impl<'a> Session<'a> {
             ));
         }
         facts.warnings = warnings;
-        facts.unwind = unwind_facts(&resolved, &counters, &self.aggregate);
+        facts.unwind = unwinding::facts(&resolved, &counters, &self.aggregate);
         facts.own_cost.agent_cpu_ns = own_cost::cpu_ns().saturating_sub(cpu_before_ns);
         let measured: Vec<Event> = ledger.events.iter().map(|event| event.event).collect();
         let parts = Parts {
